@@ -2,76 +2,236 @@ package router
 
 import (
 	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"runtime"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/cespare/xxhash/v2"
+	"github.com/nats-io/nats.go"
 )
 
-// Node is the router of one edge.
+// Node is the router of one edge: it knows the channels that its sessions are
+// interested in and keeps each of them level with its log.
 type Node struct {
-	cfg Config
+	// Set by New, read-only afterwards.
+	cfg        Config
+	log        *slog.Logger
+	namespaces map[string]*Namespace
+	shards     []*shard
+	members    *membership
+	io         chan struct{} // slots for joins and repairs: bounds requests in flight
+
+	started time.Time
+	running atomic.Bool
+
+	// Owned by Run.
+	ctx context.Context // ends with Run
+	wg  sync.WaitGroup  // every goroutine of the node
 }
 
-// liveChannel is a channel of local interest.
-type liveChannel struct{}
+// maxIO bounds the store requests of joins and repairs in flight per node, so
+// that a mass reconnect queues here instead of timing out in NATS.
+const maxIO = 256
 
-// Metrics counts what the router does.
-type Metrics struct{}
+// ioTimeout bounds one step of a join or repair.
+const ioTimeout = 10 * time.Second
 
 // New returns a Node; Run makes it work.
-func New(cfg Config) (*Node, error) { return &Node{cfg: cfg}, nil }
+func New(cfg Config) (*Node, error) {
+	setDefault(&cfg.Prefix, "hr")
+	setDefault(&cfg.Linger, 30*time.Second)
+	setDefault(&cfg.SweepInterval, 30*time.Second)
+	setDefault(&cfg.HeartbeatInterval, time.Second)
+	setDefault(&cfg.MaxJoinBuffer, 4096)
+	setDefault(&cfg.RingCacheBytes, 64<<20)
+	if cfg.Log == nil {
+		cfg.Log = slog.New(slog.DiscardHandler)
+	}
+	if cfg.Metrics == nil {
+		cfg.Metrics = NewMetrics(nil)
+	}
+	if cfg.NodeID == "" {
+		return nil, errors.New("router: node id is empty")
+	}
+	n := &Node{
+		cfg:        cfg,
+		log:        cfg.Log,
+		namespaces: make(map[string]*Namespace, len(cfg.Namespaces)),
+		io:         make(chan struct{}, maxIO),
+		started:    time.Now(),
+	}
+	for i := range cfg.Namespaces {
+		ns := cfg.Namespaces[i]
+		if err := ns.Validate(); err != nil {
+			return nil, fmt.Errorf("router: %w", err)
+		}
+		if n.namespaces[ns.Name] != nil {
+			return nil, fmt.Errorf("router: namespace %q is declared twice", ns.Name)
+		}
+		n.namespaces[ns.Name] = &ns
+	}
+	for range runtime.GOMAXPROCS(0) {
+		n.shards = append(n.shards, newShard(n))
+	}
+	n.members = newMembership(n)
+	return n, nil
+}
+
+func setDefault[T comparable](p *T, v T) {
+	var zero T
+	if *p == zero {
+		*p = v
+	}
+}
 
 // Run serves until ctx ends and has released everything when it returns.
-func (n *Node) Run(ctx context.Context) error { <-ctx.Done(); return nil }
+// Subscriptions that are left then simply get nothing more.
+func (n *Node) Run(ctx context.Context) error {
+	var cancel context.CancelFunc
+	n.ctx, cancel = context.WithCancel(ctx)
+	defer cancel()
+
+	nc := n.cfg.Core
+	reconnected, failed := nc.ReconnectHandler(), nc.ErrorHandler()
+	defer nc.SetReconnectHandler(reconnected)
+	defer nc.SetErrorHandler(failed)
+	nc.SetReconnectHandler(func(c *nats.Conn) {
+		n.Disturbed("nats reconnect")
+		if reconnected != nil {
+			reconnected(c)
+		}
+	})
+	nc.SetErrorHandler(func(c *nats.Conn, s *nats.Subscription, err error) {
+		if errors.Is(err, nats.ErrSlowConsumer) {
+			n.Disturbed("nats slow consumer")
+		}
+		if failed != nil {
+			failed(c, s, err)
+		}
+	})
+
+	stopControl, err := n.startControl()
+	if err != nil {
+		return fmt.Errorf("router: control subscriptions: %w", err)
+	}
+	for _, sh := range n.shards {
+		n.wg.Go(sh.run)
+	}
+	n.wg.Go(n.members.run)
+	n.running.Store(true)
+
+	<-ctx.Done()
+	n.running.Store(false)
+	stopControl()
+	cancel()
+	n.wg.Wait()
+	return nil
+}
 
 // Ready returns nil while the node can do its work, else the reason.
-func (n *Node) Ready() error { return n.cfg.Store.Healthy() }
+func (n *Node) Ready() error {
+	if !n.running.Load() {
+		return errors.New("router is not running")
+	}
+	if s := n.cfg.Core.Status(); s != nats.CONNECTED {
+		return fmt.Errorf("nats connection is %s", s)
+	}
+	return n.cfg.Store.Healthy()
+}
 
-// Allow returns nil when who may do op in channel by the namespace's rules, else
-// an *Error.
-func (n *Node) Allow(op Op, channel string, who Access) error { return nil }
+// Disturbed tells the node that live copies may have been lost on the way, so
+// that it compares every channel with its log: now, and again a little later
+// (restored interest reaches the leader late, rule J1).
+func (n *Node) Disturbed(reason string) {
+	n.log.Warn("live flow disturbed; checking all channels", "reason", reason)
+	n.cfg.Metrics.disturbances.Inc()
+	for _, sh := range n.shards {
+		sh.post(sh.suspectAll)
+	}
+}
 
 // Namespace returns the rules of channel, or an *Error for a bad or unknown one.
-func (n *Node) Namespace(channel string) (*Namespace, error) { return nil, nil }
+func (n *Node) Namespace(channel string) (*Namespace, error) {
+	_, ns, err := n.resolve(channel)
+	return ns, err
+}
+
+func (n *Node) resolve(channel string) (Channel, *Namespace, error) {
+	ch, err := ParseChannel(channel)
+	if err != nil {
+		return Channel{}, nil, err
+	}
+	ns := n.namespaces[ch.Namespace]
+	if ns == nil {
+		if ch.Namespace == DefaultNamespace {
+			return Channel{}, nil, Errorf(CodeUnknownChannel, "channels without a namespace are not configured")
+		}
+		return Channel{}, nil, Errorf(CodeUnknownChannel, "unknown namespace %q", ch.Namespace)
+	}
+	return ch, ns, nil
+}
+
+// resolveLog resolves a channel that has history.
+func (n *Node) resolveLog(channel string) (Channel, *Namespace, Log, error) {
+	ch, ns, err := n.resolve(channel)
+	if err != nil {
+		return Channel{}, nil, nil, err
+	}
+	if ns.HistorySize == 0 {
+		return Channel{}, nil, nil, Errorf(CodeNotAvailable, "namespace %q keeps no history", ns.Name)
+	}
+	log, ok := n.cfg.Store.Log(ns.Name)
+	if !ok {
+		return Channel{}, nil, nil, fmt.Errorf("router: no log for namespace %q", ns.Name)
+	}
+	return ch, ns, log, nil
+}
+
+func (n *Node) shardOf(channel string) *shard {
+	return n.shards[xxhash.Sum64String(channel)%uint64(len(n.shards))]
+}
 
 // Subscribe adds s to its channel. done is called exactly once, on the channel's
 // shard, before anything is delivered to s; it must not block. On error s was
 // not added. It does not check access.
-func (n *Node) Subscribe(s *Subscription, req SubscribeRequest, done func(SubscribeResult, error)) {}
+func (n *Node) Subscribe(s *Subscription, req SubscribeRequest, done func(SubscribeResult, error)) {
+	ch, ns, err := n.resolve(s.Channel)
+	if err != nil {
+		done(SubscribeResult{}, err)
+		return
+	}
+	sh := n.shardOf(s.Channel)
+	if !sh.post(func() { sh.subscribe(ch, ns, &joiner{sub: s, req: req, done: done}) }) {
+		done(SubscribeResult{}, Unavailable("this node", errStopped))
+	}
+}
 
 // Unsubscribe ends s; nothing is delivered to it once done is called (on the
 // shard). done may be nil. Ending a subscription twice is allowed.
-func (n *Node) Unsubscribe(s *Subscription, done func()) {}
-
-// Publish makes a publication. done is called exactly once, from any goroutine,
-// possibly before Publish returns; it must not block. Publications to one channel take
-// effect in the order of the calls. The position is zero without history.
-func (n *Node) Publish(req PublishRequest, done func(Position, error)) {}
-
-// History reads a channel's history. It fails with CodeUnrecoverable when
-// req.Since is given and its epoch is not the current one.
-func (n *Node) History(ctx context.Context, channel string, req HistoryRequest) (HistoryResult, error) {
-	return HistoryResult{}, nil
+func (n *Node) Unsubscribe(s *Subscription, done func()) {
+	sh := n.shardOf(s.Channel)
+	if !sh.post(func() { sh.unsubscribe(s, done) }) && done != nil {
+		done()
+	}
 }
 
-// HistoryRemove removes a channel's history; offsets go on.
-func (n *Node) HistoryRemove(ctx context.Context, channel string) error { return nil }
+var errStopped = errors.New("router has stopped")
 
-// Presence returns the members of channel across the cluster by client id.
-func (n *Node) Presence(ctx context.Context, channel string) (map[string]*ClientInfo, error) {
-	return nil, nil
+// async runs f on a goroutine of the node, with a context that ends with it.
+func (n *Node) async(f func(ctx context.Context)) {
+	n.wg.Go(func() {
+		select {
+		case n.io <- struct{}{}:
+			defer func() { <-n.io }()
+		case <-n.ctx.Done():
+			return
+		}
+		ctx, cancel := context.WithTimeout(n.ctx, ioTimeout)
+		defer cancel()
+		f(ctx)
+	})
 }
-
-// PresenceStats counts the members of channel across the cluster.
-func (n *Node) PresenceStats(ctx context.Context, channel string) (PresenceStats, error) {
-	return PresenceStats{}, nil
-}
-
-// Channels returns the channels with subscribers anywhere whose name matches the
-// glob pattern ("" is all; * matches any run of characters), with the number of
-// their subscribers.
-func (n *Node) Channels(ctx context.Context, pattern string) (map[string]int, error) { return nil, nil }
-
-// Info returns all nodes of the cluster, this one included.
-func (n *Node) Info(ctx context.Context) ([]NodeInfo, error) { return nil, nil }
-
-// Send pushes data as a message to the sessions of t across the cluster and returns
-// how many there were; with none it fails with CodeNotOnline.
-func (n *Node) Send(ctx context.Context, t Target, data []byte) (int, error) { return 0, nil }

@@ -1,0 +1,196 @@
+package router
+
+import (
+	"context"
+	"encoding/json"
+	"time"
+
+	"github.com/nats-io/nats.go"
+)
+
+// Control subjects, under <prefix>.ctl. They carry JSON between nodes and are
+// closed to everyone else by NATS permissions.
+const (
+	ctlHeartbeat = ".ctl.hb"    // NodeInfo, at most once per interval and node
+	ctlHello     = ".ctl.hello" // a new node asks for heartbeats
+	ctlAsk       = ".ctl.ask"   // a question to all nodes; each answers in parts
+)
+
+// question is what ctlAsk carries. Kind says which fields matter.
+type question struct {
+	Kind    string          `json:"kind"`
+	Channel string          `json:"channel,omitempty"`
+	Pattern string          `json:"pattern,omitempty"`
+	Target  *Target         `json:"target,omitempty"`
+	Data    json.RawMessage `json:"data,omitempty"`
+	Raw     []byte          `json:"raw,omitempty"` // Data that is not JSON
+}
+
+const (
+	askPresence = "presence"
+	askStats    = "presence_stats"
+	askChannels = "channels"
+	askMessage  = "message"
+)
+
+// answerPart is one part of a node's answer; a large answer has many, since a
+// NATS message is bounded (1 MiB by default).
+type answerPart struct {
+	Node string `json:"node"`
+	More bool   `json:"more,omitempty"`
+
+	Members  []json.RawMessage `json:"members,omitempty"` // Meta of each member
+	Users    []string          `json:"users,omitempty"`   // distinct on the node
+	Clients  int               `json:"clients,omitempty"`
+	Channels map[string]int    `json:"channels,omitempty"`
+	Count    int               `json:"count,omitempty"`
+}
+
+// maxAnswerItems bounds the items of one part: at about 0.5 KB each that is
+// half of what a NATS message may carry.
+const maxAnswerItems = 500
+
+// startControl subscribes to the control subjects. The returned function ends
+// the subscriptions.
+func (n *Node) startControl() (stop func(), err error) {
+	nc, p := n.cfg.Core, n.cfg.Prefix
+	var subs []*nats.Subscription
+	stop = func() {
+		for _, s := range subs {
+			s.Unsubscribe() //nolint:errcheck // fails only when the connection is closed
+		}
+	}
+	for subject, handle := range map[string]nats.MsgHandler{
+		p + ctlHeartbeat: n.members.receive,
+		p + ctlHello:     func(*nats.Msg) { n.members.beat(false) },
+		p + ctlAsk:       n.receiveQuestion,
+	} {
+		s, err := nc.Subscribe(subject, handle)
+		if err != nil {
+			stop()
+			return nil, err
+		}
+		subs = append(subs, s)
+	}
+	return stop, nil
+}
+
+// receiveQuestion answers on a goroutine per question, so that gathering on the
+// shards delays nobody else.
+func (n *Node) receiveQuestion(m *nats.Msg) {
+	var q question
+	if err := json.Unmarshal(m.Data, &q); err != nil || m.Reply == "" {
+		n.cfg.Metrics.dropped[dropMalformed].Inc()
+		return
+	}
+	// Through a shard: after the node has stopped no goroutine may start.
+	n.shards[0].post(func() { n.async(func(ctx context.Context) { n.answer(ctx, m, q) }) })
+}
+
+func (n *Node) answer(ctx context.Context, m *nats.Msg, q question) {
+	parts := n.answerTo(ctx, q)
+	for i := range parts {
+		parts[i].Node = n.cfg.NodeID
+		parts[i].More = i < len(parts)-1
+		b, err := json.Marshal(parts[i])
+		if err == nil {
+			err = m.Respond(b)
+		}
+		if err != nil {
+			n.log.Warn("control answer not sent", "kind", q.Kind, "err", err)
+			return
+		}
+	}
+}
+
+// answerTo returns this node's answer to q, at least one part.
+func (n *Node) answerTo(ctx context.Context, q question) []answerPart {
+	switch q.Kind {
+	case askPresence:
+		return membersAnswer(n.localMembers(ctx, q.Channel))
+	case askStats:
+		return statsAnswer(n.localMembers(ctx, q.Channel))
+	case askChannels:
+		return channelsAnswer(n.localChannels(ctx, q.Pattern))
+	case askMessage:
+		data := []byte(q.Data)
+		if q.Raw != nil {
+			data = q.Raw
+		}
+		count := 0
+		if q.Target != nil {
+			count = n.cfg.Sessions.Message(*q.Target, data)
+		}
+		return []answerPart{{Count: count}}
+	default:
+		return []answerPart{{}} // a newer node's question: nothing to say
+	}
+}
+
+// onShard runs f on sh and waits for it, or for ctx.
+func onShard(ctx context.Context, sh *shard, f func()) {
+	done := make(chan struct{})
+	if !sh.post(func() { f(); close(done) }) {
+		return
+	}
+	select {
+	case <-done:
+	case <-ctx.Done():
+	}
+}
+
+// maxAskTime bounds how long all nodes are waited for. It is longer than the
+// time after which a silent node is gone, so that an answer after a crash is
+// late but whole.
+const maxAskTime = 8 * time.Second
+
+// ask puts q to all nodes and calls take for each part of their answers. It
+// fails with CodeUnavailable when a node that is alive did not answer: unknown
+// rather than wrong.
+func (n *Node) ask(ctx context.Context, q question, take func(answerPart)) error {
+	ctx, cancel := context.WithTimeout(ctx, maxAskTime)
+	defer cancel()
+	body, err := json.Marshal(q)
+	if err != nil {
+		return err
+	}
+	if err := n.members.settled(ctx); err != nil {
+		return Unavailable("the cluster", err)
+	}
+	nc := n.cfg.Core
+	inbox := nc.NewInbox()
+	answers := make(chan *nats.Msg, 4096)
+	sub, err := nc.ChanSubscribe(inbox, answers)
+	if err != nil {
+		return Unavailable("the cluster", err)
+	}
+	defer sub.Unsubscribe() //nolint:errcheck // fails only when the connection is closed
+	waitFor := n.members.alive()
+	if err := nc.PublishRequest(n.cfg.Prefix+ctlAsk, inbox, body); err != nil {
+		return Unavailable("the cluster", err)
+	}
+	recheck := time.NewTicker(100 * time.Millisecond)
+	defer recheck.Stop()
+	for len(waitFor) > 0 {
+		select {
+		case m := <-answers:
+			var part answerPart
+			if err := json.Unmarshal(m.Data, &part); err != nil {
+				return Unavailable("the cluster", err)
+			}
+			take(part)
+			if !part.More {
+				delete(waitFor, part.Node)
+			}
+		case <-recheck.C:
+			for id := range waitFor {
+				if !n.members.isAlive(id) {
+					delete(waitFor, id)
+				}
+			}
+		case <-ctx.Done():
+			return Unavailable("the cluster", ctx.Err())
+		}
+	}
+	return nil
+}
