@@ -1,0 +1,78 @@
+package persistence
+
+import (
+	"fmt"
+	"strconv"
+	"time"
+
+	"github.com/nats-io/nats.go"
+
+	"github.com/headrace/headrace/router"
+)
+
+// The headers of an entry. Payload and these are all that is stored.
+const (
+	headerNumber  = "Headrace-Number"
+	headerLife    = "Headrace-Life"
+	headerMeta    = "Headrace-Meta"
+	headerCleared = "Headrace-Cleared" // "1" on a marker left by Clear
+	headerID      = nats.MsgIdHdr
+)
+
+// encodeHeader returns the headers of an entry. Nothing that came from outside
+// becomes a header name, and values come from us or are one line of ASCII
+// (router.Meta.Encode), so no Nats-* header of a client can pass (rule W4).
+func encodeHeader(e *router.Entry) nats.Header {
+	h := make(nats.Header, 8)
+	h[headerNumber] = []string{strconv.FormatUint(e.Number, 10)}
+	h[headerLife] = []string{e.Life}
+	h[headerID] = []string{e.ID}
+	if len(e.Meta) > 0 {
+		h[headerMeta] = []string{string(e.Meta)}
+	}
+	if e.Cleared {
+		h[headerCleared] = []string{"1"}
+	}
+	return h
+}
+
+// last returns the last value of a header. The server appends its own Nats-*
+// headers behind what the publisher sent, so the first one may be forged.
+func last(h nats.Header, name string) string {
+	if v := h[name]; len(v) > 0 {
+		return v[len(v)-1]
+	}
+	return ""
+}
+
+// decodeEntry makes an entry of stored headers and payload. Seq and Time are the
+// caller's.
+func decodeEntry(h nats.Header, data []byte) (router.Entry, error) {
+	e := router.Entry{Life: last(h, headerLife), ID: last(h, headerID), Data: data}
+	n, err := strconv.ParseUint(last(h, headerNumber), 10, 64)
+	if err != nil || n == 0 || e.Life == "" {
+		return router.Entry{}, fmt.Errorf("decode entry: number %q, life %q", last(h, headerNumber), e.Life)
+	}
+	e.Number = n
+	if m := last(h, headerMeta); m != "" {
+		e.Meta = []byte(m)
+	}
+	e.Cleared = last(h, headerCleared) == "1"
+	return e, nil
+}
+
+// decodeCopy decodes an entry as it comes from a direct get or a republish, with
+// sequence and time in headers set by the server.
+func decodeCopy(m *nats.Msg) (router.Entry, error) {
+	e, err := decodeEntry(m.Header, m.Data)
+	if err != nil {
+		return e, err
+	}
+	if e.Seq, err = strconv.ParseUint(last(m.Header, nats.JSSequence), 10, 64); err != nil || e.Seq == 0 {
+		return router.Entry{}, fmt.Errorf("decode entry: sequence %q", last(m.Header, nats.JSSequence))
+	}
+	if e.Time, err = time.Parse(time.RFC3339Nano, last(m.Header, nats.JSTimeStamp)); err != nil {
+		return router.Entry{}, fmt.Errorf("decode entry: time %q", last(m.Header, nats.JSTimeStamp))
+	}
+	return e, nil
+}

@@ -1,0 +1,40 @@
+package persistence
+
+import (
+	"context"
+	"errors"
+	"math/rand/v2"
+	"time"
+
+	"github.com/headrace/headrace/router"
+)
+
+// unavailable classifies err, the result of talking to NATS, unless that was
+// done before.
+func unavailable(what string, err error) error {
+	var e *router.Error
+	if err == nil || errors.As(err, &e) {
+		return err
+	}
+	return router.Unavailable(what, err)
+}
+
+// backoff returns the wait before attempt+1: 2 ms doubled each time up to
+// 256 ms, of which a random half is taken, so that writers who collided do not
+// collide again.
+func backoff(attempt int) time.Duration {
+	d := 2 * time.Millisecond << min(attempt, 7)
+	return d/2 + rand.N(d/2)
+}
+
+// pause waits before the next attempt. It returns false when ctx ended.
+func pause(ctx context.Context, attempt int) bool {
+	t := time.NewTimer(backoff(attempt))
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}

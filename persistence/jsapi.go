@@ -1,0 +1,132 @@
+package persistence
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"time"
+
+	"github.com/nats-io/nats.go"
+
+	"github.com/headrace/headrace/router"
+)
+
+// Error codes of the JetStream API (nats-server server/errors.json).
+const (
+	codeStreamNotFound     = 10059
+	codeMessageNotFound    = 10037
+	codeWrongLastSequence  = 10071 // the sequence differs
+	codeLastSequenceBusy   = 10164 // another append is in flight (R3), sometimes spurious
+	codeDuplicateInFlight  = 10158 // the same id is in flight (R3)
+	codeBatchDuplicate     = 10201 // an id of the batch was stored before
+	codeBatchUnknown       = 10176 // the batch is incomplete
+	codeBatchTooManyOpen   = 10210
+	codeStreamNameInUse    = 10058
+	codeInsufficientMemory = 10028
+)
+
+// apiError is a refusal by JetStream.
+type apiError struct {
+	Code    int    `json:"code"`
+	ErrCode int    `json:"err_code"`
+	Text    string `json:"description"`
+}
+
+func (e *apiError) Error() string { return fmt.Sprintf("%s (%d)", e.Text, e.ErrCode) }
+
+// api sends a JetStream API request that the leader answers and decodes the
+// answer into out.
+func (p *stream) api(ctx context.Context, op string, in, out any) error {
+	var data []byte
+	if in != nil {
+		var err error
+		if data, err = json.Marshal(in); err != nil {
+			return fmt.Errorf("encode %s request: %w", op, err)
+		}
+	}
+	m, err := p.req.do(ctx, &nats.Msg{Subject: "$JS.API.STREAM." + op + "." + p.name, Data: data})
+	if err != nil {
+		return err
+	}
+	var refusal struct {
+		Error *apiError `json:"error"`
+	}
+	if err := json.Unmarshal(m.Data, &refusal); err != nil {
+		return fmt.Errorf("decode %s answer: %w", op, err)
+	}
+	if refusal.Error != nil {
+		return refusal.Error
+	}
+	p.contact()
+	if out == nil {
+		return nil
+	}
+	return json.Unmarshal(m.Data, out)
+}
+
+type getRequest struct {
+	Seq  uint64 `json:"seq,omitempty"`
+	Last string `json:"last_by_subj,omitempty"`
+}
+
+type getAnswer struct {
+	Error   *apiError `json:"error"`
+	Message *struct {
+		Subject string    `json:"subject"`
+		Seq     uint64    `json:"seq"`
+		Header  []byte    `json:"hdrs"`
+		Data    []byte    `json:"data"`
+		Time    time.Time `json:"time"`
+	} `json:"message"`
+}
+
+// get asks the leader for one message. Nothing there is the zero Entry.
+func (p *stream) get(ctx context.Context, in getRequest) (e router.Entry, subject string, err error) {
+	data, err := json.Marshal(in)
+	if err != nil {
+		return e, "", fmt.Errorf("encode get: %w", err)
+	}
+	m, err := p.req.do(ctx, &nats.Msg{Subject: p.subjectMsgGet, Data: data})
+	if err != nil {
+		return e, "", err
+	}
+	var a getAnswer
+	if err := json.Unmarshal(m.Data, &a); err != nil {
+		return e, "", fmt.Errorf("decode get: %w", err)
+	}
+	if a.Error != nil && a.Error.ErrCode != codeMessageNotFound {
+		return e, "", a.Error
+	}
+	p.contact()
+	if a.Error != nil || a.Message == nil {
+		return e, "", nil
+	}
+	h, err := nats.DecodeHeadersMsg(a.Message.Header)
+	if err != nil {
+		return e, "", fmt.Errorf("decode get: %w", err)
+	}
+	if e, err = decodeEntry(h, a.Message.Data); err != nil {
+		return e, a.Message.Subject, err
+	}
+	e.Seq, e.Time = a.Message.Seq, a.Message.Time
+	p.sawSeq(e.Seq)
+	return e, a.Message.Subject, nil
+}
+
+type infoAnswer struct {
+	State struct {
+		Messages uint64 `json:"messages"`
+		FirstSeq uint64 `json:"first_seq"`
+		LastSeq  uint64 `json:"last_seq"`
+	} `json:"state"`
+}
+
+// info asks the leader for the stream's state.
+func (p *stream) info(ctx context.Context) (infoAnswer, error) {
+	var a infoAnswer
+	if err := p.api(ctx, "INFO", nil, &a); err != nil {
+		return a, err
+	}
+	p.sawSeq(a.State.LastSeq)
+	return a, nil
+}

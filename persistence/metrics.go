@@ -1,0 +1,71 @@
+package persistence
+
+import "github.com/prometheus/client_golang/prometheus"
+
+// attemptResult says how one attempt to append ended. The set is closed: every
+// value is a series from the first scrape.
+type attemptResult string
+
+const (
+	attemptStored      attemptResult = "stored"
+	attemptDuplicate   attemptResult = "duplicate"    // the id was stored before
+	attemptConflict    attemptResult = "conflict"     // another writer was first
+	attemptUnreached   attemptResult = "unreached"    // nobody received it
+	attemptUnknown     attemptResult = "unknown"      // no answer: it may be stored
+	attemptFoundStored attemptResult = "found_stored" // an unknown one, found when looking back
+)
+
+// refusal says why an append failed.
+type refusal string
+
+const (
+	refusedKey     refusal = "key_queue_full"
+	refusedBytes   refusal = "bytes_full"
+	refusedTimeout refusal = "timeout"
+)
+
+// counters is a counter for each value of a closed set.
+type counters[L ~string] map[L]prometheus.Counter
+
+func (c counters[L]) add(l L) { c[l].Inc() }
+
+func newCounters[L ~string](r prometheus.Registerer, name, help, label string, values ...L) counters[L] {
+	vec := prometheus.NewCounterVec(prometheus.CounterOpts{Name: name, Help: help}, []string{label})
+	if r != nil {
+		r.MustRegister(vec)
+	}
+	c := make(counters[L], len(values))
+	for _, v := range values {
+		c[v] = vec.WithLabelValues(string(v))
+	}
+	return c
+}
+
+type metrics struct {
+	attempts      counters[attemptResult]
+	refused       counters[refusal]
+	ingested      counters[ingestResult]
+	movedAtLeader prometheus.Counter
+}
+
+func newMetrics(r prometheus.Registerer) *metrics {
+	m := &metrics{
+		attempts: newCounters(r, "headrace_persistence_append_attempts_total",
+			"Attempts to append an entry (or an atomic batch of entries) by result.", "result",
+			attemptStored, attemptDuplicate, attemptConflict, attemptUnreached, attemptUnknown, attemptFoundStored),
+		refused: newCounters(r, "headrace_persistence_append_refused_total",
+			"Entries not appended because of a bound, by bound.", "reason",
+			refusedKey, refusedBytes, refusedTimeout),
+		ingested: newCounters(r, "headrace_persistence_ingested_total",
+			"Messages published by plain NATS clients, by result.", "result",
+			ingestStored, ingestDead, ingestRetried),
+		movedAtLeader: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "headrace_persistence_moved_at_leader_total",
+			Help: "Tail checks answered by the leader key by key, because no replica was current.",
+		}),
+	}
+	if r != nil {
+		r.MustRegister(m.movedAtLeader)
+	}
+	return m
+}

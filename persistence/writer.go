@@ -1,0 +1,313 @@
+package persistence
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strconv"
+	"time"
+
+	"github.com/nats-io/nats.go"
+
+	"github.com/headrace/headrace/router"
+)
+
+// maxBatch bounds an atomic batch. nats-server takes 1,000; above 100 the gain
+// is gone and the leader is busy with one key for too long. A batch never
+// exceeds the ring either, or it would overwrite its own first entries.
+const maxBatch = 100
+
+// writer stores entries of one key, one attempt at a time. It belongs to the
+// key's goroutine.
+type writer struct {
+	p   *stream
+	key string
+}
+
+// store stores group in order and answers every append in it.
+func (w *writer) store(group []*pending) {
+	deadline := time.Now().Add(w.p.cfg.PublishTimeout)
+	for _, q := range group {
+		q.deadline = deadline
+	}
+	if len(group) > 1 && w.storeBatch(group) {
+		return
+	}
+	for _, q := range group {
+		w.storeOne(q)
+	}
+}
+
+func (w *writer) answer(q *pending, e router.Entry, duplicate bool, err error) {
+	w.p.budget.give(q.bytes)
+	q.done(e, duplicate, err)
+}
+
+// head returns what is known of the key's head, from the leader if nothing is.
+func (w *writer) head(deadline time.Time) (head, error) {
+	if h, ok := w.p.heads.Get(w.key); ok {
+		return h, nil
+	}
+	ctx, cancel := w.p.attemptContext(deadline)
+	defer cancel()
+	if _, err := w.p.head(ctx, w.key); err != nil {
+		return head{}, err
+	}
+	h, _ := w.p.heads.Peek(w.key)
+	return h, nil
+}
+
+// storeOne stores one entry, or finds out that it cannot. It ends at q.deadline.
+func (w *writer) storeOne(q *pending) {
+	cause := context.DeadlineExceeded
+	for attempt := 0; ; attempt++ {
+		if attempt > 0 && !w.pause(q, attempt-1) || !time.Now().Before(q.deadline) {
+			w.p.metrics.refused.add(refusedTimeout)
+			w.answer(q, router.Entry{}, false, router.Unavailable("history", cause))
+			return
+		}
+		if e, found, err := w.lookBack(q); err != nil {
+			cause = err
+			continue
+		} else if found {
+			w.answer(q, e, false, nil)
+			return
+		}
+		h, err := w.head(q.deadline)
+		if err != nil {
+			cause = err
+			continue
+		}
+		e := next(h, q.entry)
+		ack, err := w.publish(q, &e, h.seq)
+		switch {
+		case err == nil && ack.Duplicate:
+			w.answerDuplicate(q, ack.Seq)
+			return
+		case err == nil:
+			e.Seq = ack.Seq
+			w.p.heads.Add(w.key, head{e.Number, e.Seq, e.Life})
+			w.answer(q, e, false, nil)
+			return
+		case w.final(err):
+			w.answer(q, router.Entry{}, false, finalError(err))
+			return
+		}
+		cause = err
+		w.p.heads.Remove(w.key)
+		if w.note(err) {
+			q.tried = append(q.tried, e.Number)
+		}
+	}
+}
+
+// note counts a failed attempt and reports whether it may have been stored
+// nevertheless.
+func (w *writer) note(err error) (ambiguous bool) {
+	switch {
+	case conflicted(err):
+		w.p.metrics.attempts.add(attemptConflict)
+	case hadNoEffect(err):
+		w.p.metrics.attempts.add(attemptUnreached)
+	default:
+		w.p.metrics.attempts.add(attemptUnknown)
+		return true
+	}
+	return false
+}
+
+func (w *writer) pause(q *pending, attempt int) bool {
+	ctx, cancel := context.WithDeadline(context.Background(), q.deadline)
+	defer cancel()
+	return pause(ctx, attempt)
+}
+
+// next returns e as the successor of h. A life is born when there is none (W5).
+func next(h head, e router.Entry) router.Entry {
+	e.Number, e.Life = h.number+1, h.life
+	if h.number == 0 {
+		e.Life = newID()
+	}
+	return e
+}
+
+// lookBack reads the places where attempts of q with unknown outcome would lie
+// (rule W2). When none is found, a repetition is safe: either an earlier attempt
+// is still under way, and then it loses against the repetition or the repetition
+// against it, because both compare with the same head; or it was stored and
+// overwritten since, and then the repetition is answered as a duplicate.
+func (w *writer) lookBack(q *pending) (e router.Entry, found bool, err error) {
+	for _, n := range q.tried {
+		ctx, cancel := w.p.attemptContext(q.deadline)
+		e, _, err = w.p.get(ctx, getRequest{Last: w.p.place(w.key, n, q.entry.Cleared)})
+		cancel()
+		if err != nil {
+			return e, false, err
+		}
+		if e.ID == q.entry.ID {
+			w.p.metrics.attempts.add(attemptFoundStored)
+			w.p.heads.Remove(w.key)
+			return e, true, nil
+		}
+	}
+	return e, false, nil
+}
+
+// place returns where an entry lies.
+func (p *stream) place(key string, n uint64, cleared bool) string {
+	if cleared {
+		return p.markerSubject(key)
+	}
+	return p.subject(key, n)
+}
+
+// answerDuplicate answers with the number of the original at seq, if it is still
+// stored. An original that one of q's own attempts wrote is no duplicate.
+func (w *writer) answerDuplicate(q *pending, seq uint64) {
+	ctx, cancel := w.p.attemptContext(q.deadline)
+	defer cancel()
+	e, _, err := w.p.get(ctx, getRequest{Seq: seq})
+	if err != nil || e.ID != q.entry.ID {
+		e = router.Entry{ID: q.entry.ID}
+		if h, err := w.head(q.deadline); err == nil {
+			e.Life = h.life
+		}
+	}
+	w.p.metrics.attempts.add(attemptDuplicate)
+	w.answer(q, e, len(q.tried) == 0, nil)
+}
+
+type pubAck struct {
+	Seq       uint64    `json:"seq"`
+	Duplicate bool      `json:"duplicate"`
+	Error     *apiError `json:"error"`
+}
+
+// message makes the message that stores e if seq is the key's last sequence.
+func (w *writer) message(e *router.Entry, seq uint64) *nats.Msg {
+	h := encodeHeader(e)
+	h["Nats-Expected-Last-Subject-Sequence"] = []string{strconv.FormatUint(seq, 10)}
+	h["Nats-Expected-Last-Subject-Sequence-Subject"] = []string{w.p.filter(w.key)}
+	return &nats.Msg{Subject: w.p.place(w.key, e.Number, e.Cleared), Header: h, Data: e.Data}
+}
+
+func (w *writer) publish(q *pending, e *router.Entry, seq uint64) (pubAck, error) {
+	ctx, cancel := w.p.attemptContext(q.deadline)
+	defer cancel()
+	return w.send(ctx, w.message(e, seq))
+}
+
+func (w *writer) send(ctx context.Context, m *nats.Msg) (pubAck, error) {
+	var ack pubAck
+	reply, err := w.p.req.do(ctx, m)
+	if err != nil {
+		return ack, err
+	}
+	if err := json.Unmarshal(reply.Data, &ack); err != nil {
+		return ack, fmt.Errorf("decode ack: %w", err)
+	}
+	if ack.Error != nil {
+		return ack, ack.Error
+	}
+	if ack.Seq == 0 {
+		return ack, errors.New("decode ack: no sequence")
+	}
+	w.p.contact()
+	w.p.sawSeq(ack.Seq)
+	w.p.metrics.attempts.add(attemptStored)
+	return ack, nil
+}
+
+// storeBatch stores group as one atomic batch. It returns true when every append
+// was answered, else none was and they go one by one: the batch held an id that
+// was stored before, or its outcome is not known, or the key is contended.
+func (w *writer) storeBatch(group []*pending) bool {
+	for attempt := range 4 {
+		if attempt > 0 && !w.pause(group[0], attempt-1) {
+			return false
+		}
+		h, err := w.head(group[0].deadline)
+		if err != nil {
+			return false
+		}
+		entries := make([]router.Entry, len(group))
+		prev := h
+		for i, q := range group {
+			entries[i] = next(prev, q.entry)
+			prev = head{number: entries[i].Number, life: entries[i].Life}
+		}
+		ack, err := w.publishBatch(group[0], entries, h.seq)
+		if err == nil {
+			prev.seq = ack.Seq
+			w.p.heads.Add(w.key, prev)
+			for i, q := range group {
+				entries[i].Seq = ack.Seq - uint64(len(group)-1-i)
+				w.answer(q, entries[i], false, nil)
+			}
+			return true
+		}
+		w.p.heads.Remove(w.key)
+		var refusal *apiError
+		switch {
+		case conflicted(err), hadNoEffect(err):
+			w.note(err)
+			continue
+		case errors.As(err, &refusal) && refusal.Code == 400:
+			return false // refused as a whole
+		}
+		w.note(err)
+		for i, q := range group {
+			q.tried = append(q.tried, entries[i].Number)
+		}
+		return false
+	}
+	return false
+}
+
+// The headers of an atomic batch (ADR-50).
+const (
+	headerBatchID     = "Nats-Batch-Id"
+	headerBatchSeq    = "Nats-Batch-Sequence"
+	headerBatchCommit = "Nats-Batch-Commit"
+)
+
+// publishBatch stores entries all or none. Each carries the expectation, so that
+// the leader admits nobody else to the key until the last one is applied.
+func (w *writer) publishBatch(q *pending, entries []router.Entry, seq uint64) (pubAck, error) {
+	ctx, cancel := w.p.attemptContext(q.deadline)
+	defer cancel()
+	id := rand.Text()
+	for i := range entries {
+		m := w.message(&entries[i], seq)
+		m.Header[headerBatchID] = []string{id}
+		m.Header[headerBatchSeq] = []string{strconv.Itoa(i + 1)}
+		if i == len(entries)-1 {
+			m.Header[headerBatchCommit] = []string{"1"}
+			return w.send(ctx, m)
+		}
+		if err := w.p.req.nc.PublishMsg(m); err != nil {
+			return pubAck{}, &unsentError{err}
+		}
+	}
+	panic("persistence: empty batch")
+}
+
+// final reports whether no repetition can help.
+func (w *writer) final(err error) bool {
+	return refusedForGood(err) || errors.Is(err, nats.ErrMaxPayload) ||
+		errors.Is(err, nats.ErrConnectionClosed) || errors.Is(err, nats.ErrConnectionDraining)
+}
+
+func finalError(err error) error {
+	var refusal *apiError
+	switch {
+	case errors.Is(err, nats.ErrMaxPayload):
+		return &router.Error{Code: router.CodeLimit, Message: "message is too large", Err: err}
+	case errors.As(err, &refusal):
+		return &router.Error{Code: router.CodeInternal, Message: "the store refused the publication", Err: err}
+	default:
+		return router.Unavailable("history", err)
+	}
+}
