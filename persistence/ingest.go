@@ -1,7 +1,21 @@
 package persistence
 
-import "context"
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
 
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/headrace/headrace/router"
+)
+
+// ingestResult says what became of a message published by a plain NATS client.
 type ingestResult string
 
 const (
@@ -10,8 +24,181 @@ const (
 	ingestRetried ingestResult = "retried" // could not be stored now
 )
 
-type ingest struct{}
+// ingest moves what plain NATS clients publish on hr.in.<namespace>.<channel>
+// into the logs (rule W6). One work-queue consumer is shared by all edges, so
+// messages of one publisher may be stored out of their order when several edges
+// run. Payloads are checked; headers of the publisher are not kept, because
+// among them could be ones that JetStream obeys (rule W4).
+type ingest struct {
+	s           *Store
+	stream      string
+	dead        string // subject of dead letters, with the dot; the origin sequence follows
+	subjects    string // "hr.in."
+	incarnation string
+}
 
-func (i *ingest) run(ctx context.Context) { <-ctx.Done() }
+const (
+	ingestConsumer = "edges"
+	// ingestAckWait is above any PublishTimeout worth having: until then the
+	// message belongs to the edge that took it.
+	ingestAckWait = 60 * time.Second
+	// ingestPending bounds the messages that all edges work on at a time.
+	ingestPending = 2000
+	// unknownNamespaceTries is how often a message of a namespace that the edge
+	// does not know goes back: another edge may run a newer configuration.
+	unknownNamespaceTries = 20
+	// deadRetention is how long dead letters are kept.
+	deadRetention = 30 * 24 * time.Hour
+)
 
-func (s *Store) openIngest(context.Context) (*ingest, error) { return nil, nil }
+// The headers of a dead letter.
+const (
+	headerReason        = "Headrace-Reason"
+	headerOriginSubject = "Headrace-Origin-Subject"
+	headerOriginSeq     = "Headrace-Origin-Sequence"
+)
+
+func (s *Store) openIngest(ctx context.Context) (*ingest, error) {
+	upper := strings.ToUpper(s.cfg.Prefix)
+	var subjects []string
+	for name := range s.logs {
+		subjects = append(subjects, s.cfg.Prefix+".in."+name+".>")
+	}
+	slices.Sort(subjects)
+	in, err := s.ensurePlain(ctx, jetstream.StreamConfig{
+		Name: upper + "_IN", Description: "Headrace: published by plain NATS clients, on the way into the logs",
+		Subjects: subjects, Retention: jetstream.WorkQueuePolicy, Replicas: s.cfg.Replicas, Duplicates: s.cfg.DuplicateWindow,
+	})
+	if err != nil {
+		return nil, err
+	}
+	_, err = s.ensurePlain(ctx, jetstream.StreamConfig{
+		Name: upper + "_DEAD_in", Description: "Headrace: messages that no log would take, with the reason",
+		Subjects: []string{s.cfg.Prefix + ".dead.in.*"}, Replicas: s.cfg.Replicas, MaxAge: deadRetention, AllowDirect: true,
+	})
+	if err != nil {
+		return nil, err
+	}
+	return &ingest{
+		s: s, stream: in.Name, dead: s.cfg.Prefix + ".dead.in.", subjects: s.cfg.Prefix + ".in.",
+		incarnation: in.Metadata[metaIncarnation],
+	}, nil
+}
+
+// ensurePlain is ensure for streams without slots. Subjects only grow.
+func (s *Store) ensurePlain(ctx context.Context, want jetstream.StreamConfig) (have jetstream.StreamConfig, err error) {
+	want.Metadata = map[string]string{metaVersion: strconv.Itoa(configVersion), metaIncarnation: newID()}
+	return s.ensure(ctx, want)
+}
+
+// run moves messages until ctx ends.
+func (in *ingest) run(ctx context.Context) {
+	for attempt := 0; ctx.Err() == nil; attempt++ {
+		if err := in.consume(ctx); err != nil && ctx.Err() == nil {
+			in.s.cfg.Log.Warn("ingest interrupted", "stream", in.stream, "err", err)
+		}
+		pause(ctx, attempt+6)
+	}
+}
+
+func (in *ingest) consume(ctx context.Context) error {
+	setup, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	c, err := in.s.js.CreateOrUpdateConsumer(setup, in.stream, jetstream.ConsumerConfig{
+		Durable: ingestConsumer, AckPolicy: jetstream.AckExplicitPolicy,
+		AckWait: ingestAckWait, MaxAckPending: ingestPending,
+	})
+	if err != nil {
+		return fmt.Errorf("create consumer: %w", err)
+	}
+	cc, err := c.Consume(in.take, jetstream.PullMaxMessages(ingestPending/4), jetstream.PullExpiry(10*time.Second))
+	if err != nil {
+		return fmt.Errorf("consume: %w", err)
+	}
+	select {
+	case <-ctx.Done():
+		cc.Stop()
+		<-cc.Closed()
+		return nil
+	case <-cc.Closed():
+		return errors.New("consumer ended")
+	}
+}
+
+// take starts to store m and does not wait for it.
+func (in *ingest) take(m jetstream.Msg) {
+	meta, err := m.Metadata()
+	if err != nil {
+		return // not from a consumer; nothing to acknowledge
+	}
+	ns, key, _ := strings.Cut(strings.TrimPrefix(m.Subject(), in.subjects), ".")
+	l, ok := in.s.logs[ns]
+	if !ok {
+		if meta.NumDelivered < unknownNamespaceTries {
+			in.retry(m)
+			return
+		}
+		in.bury(m, meta, "unknown namespace "+strconv.Quote(ns))
+		return
+	}
+	if _, err := router.DecodeKey(key); err != nil {
+		in.bury(m, meta, err.Error())
+		return
+	}
+	data, err := l.ns.CheckPayload(m.Data())
+	if err != nil {
+		in.bury(m, meta, err.Error())
+		return
+	}
+	// The sequence names the message for ever, together with the incarnation: a
+	// stream that was removed and made again counts from 1 again.
+	id := "in." + in.incarnation + "." + strconv.FormatUint(meta.Sequence.Stream, 10)
+	l.Append(key, router.NewEntry{ID: id, Data: data}, func(_ router.Appended, err error) {
+		switch {
+		case err == nil:
+			in.s.metrics.ingested.add(ingestStored)
+			_ = m.Ack() // lost: it comes again and is a duplicate
+		case router.CodeOf(err) == router.CodeUnavailable, router.CodeOf(err) == router.CodeLimit && !errors.Is(err, nats.ErrMaxPayload):
+			in.retry(m)
+		default:
+			in.bury(m, meta, err.Error())
+		}
+	})
+}
+
+// retry gives m back, to be delivered to some edge a little later.
+func (in *ingest) retry(m jetstream.Msg) {
+	in.s.metrics.ingested.add(ingestRetried)
+	_ = m.NakWithDelay(time.Second) // lost: it comes again after ingestAckWait
+}
+
+// bury stores m as a dead letter and then takes it from the queue. The dead
+// letter has a subject of its own that must be empty, so it is stored once
+// whatever happens in between.
+func (in *ingest) bury(m jetstream.Msg, meta *jetstream.MsgMetadata, reason string) {
+	seq := strconv.FormatUint(meta.Sequence.Stream, 10)
+	dead := &nats.Msg{Subject: in.dead + in.incarnation + "-" + seq, Data: m.Data(), Header: nats.Header{
+		headerReason: {oneLine(reason)}, headerOriginSubject: {m.Subject()}, headerOriginSeq: {seq},
+	}}
+	ctx, cancel := context.WithTimeout(context.Background(), appendTimeout)
+	defer cancel()
+	_, err := in.s.js.PublishMsg(ctx, dead, jetstream.WithExpectLastSequencePerSubject(0))
+	var refusal *jetstream.APIError
+	if err != nil && !(errors.As(err, &refusal) && refusal.ErrorCode == codeWrongLastSequence) {
+		in.s.cfg.Log.Warn("dead letter not stored", "stream", in.stream, "err", err)
+		in.retry(m)
+		return
+	}
+	in.s.metrics.ingested.add(ingestDead)
+	_ = m.TermWithReason(oneLine(reason))
+}
+
+// oneLine makes s fit for a header line.
+func oneLine(s string) string {
+	return strings.Map(func(r rune) rune {
+		if r < ' ' || r > '~' {
+			return '?'
+		}
+		return r
+	}, s)
+}

@@ -5,6 +5,8 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -127,7 +129,7 @@ func (e *layoutError) Error() string { return e.msg }
 func reconcile(have, want jetstream.StreamConfig) (next jetstream.StreamConfig, change bool, err error) {
 	for _, l := range []struct{ key, option string }{{metaSlots, "history_size"}, {metaPartitions, "partitions"}} {
 		stored, ours := have.Metadata[l.key], want.Metadata[l.key]
-		if stored == "" && want.Metadata[l.key] != "" {
+		if stored == "" && ours != "" {
 			return have, false, &layoutError{fmt.Sprintf("persistence: stream %s was not made by Headrace: it has no %s; "+
 				"rename or remove it, or use another prefix", have.Name, l.key)}
 		}
@@ -145,6 +147,8 @@ func reconcile(have, want jetstream.StreamConfig) (next jetstream.StreamConfig, 
 	if theirs < configVersion {
 		next, change = want, true
 		next.Storage = have.Storage
+		next.Metadata = maps.Clone(want.Metadata)
+		next.Subjects = have.Subjects
 		next.Metadata[metaIncarnation] = have.Metadata[metaIncarnation]
 	}
 	grow := func(dst *time.Duration, v ...time.Duration) {
@@ -154,7 +158,16 @@ func reconcile(have, want jetstream.StreamConfig) (next jetstream.StreamConfig, 
 			}
 		}
 	}
-	grow(&next.MaxAge, have.MaxAge, want.MaxAge)
+	if have.MaxAge > 0 { // 0 is for ever
+		grow(&next.MaxAge, have.MaxAge, want.MaxAge)
+	} else {
+		next.MaxAge = 0
+	}
+	for _, subject := range want.Subjects {
+		if !slices.Contains(next.Subjects, subject) {
+			next.Subjects, change = append(slices.Clone(next.Subjects), subject), true
+		}
+	}
 	grow(&next.Duplicates, have.Duplicates, want.Duplicates)
 	if r := max(have.Replicas, want.Replicas); r > next.Replicas {
 		next.Replicas, change = r, true
@@ -184,6 +197,7 @@ func (s *Store) openStream(ctx context.Context, ns *router.Namespace, partition 
 		subjectMsgGet: "$JS.API.STREAM.MSG.GET." + have.Name,
 		subjectDirect: "$JS.API.DIRECT.GET." + have.Name,
 		slots:         uint64(ns.HistorySize),
+		replicated:    have.Replicas > 1,
 		batches:       have.Replicas > 1 || have.Storage == jetstream.MemoryStorage,
 		incarnation:   have.Metadata[metaIncarnation],
 		heads:         heads,

@@ -37,7 +37,8 @@ type stream struct {
 	subjectMsgGet string
 	subjectDirect string
 	slots         uint64 // N
-	batches       bool   // atomic batches are cheap: replicated or in memory
+	replicated    bool
+	batches       bool // atomic batches are cheap: replicated or in memory
 	incarnation   string
 
 	// heads may be stale: the compare-and-set notices.

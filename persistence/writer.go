@@ -185,11 +185,18 @@ type pubAck struct {
 	Error     *apiError `json:"error"`
 }
 
+// The compare-and-set: the message is stored if the newest sequence among the
+// subjects that the filter matches is the expected one.
+const (
+	headerExpect    = "Nats-Expected-Last-Subject-Sequence"
+	headerExpectFor = "Nats-Expected-Last-Subject-Sequence-Subject"
+)
+
 // message makes the message that stores e if seq is the key's last sequence.
 func (w *writer) message(e *router.Entry, seq uint64) *nats.Msg {
 	h := encodeHeader(e)
-	h["Nats-Expected-Last-Subject-Sequence"] = []string{strconv.FormatUint(seq, 10)}
-	h["Nats-Expected-Last-Subject-Sequence-Subject"] = []string{w.p.filter(w.key)}
+	h[headerExpect] = []string{strconv.FormatUint(seq, 10)}
+	h[headerExpectFor] = []string{w.p.filter(w.key)}
 	return &nats.Msg{Subject: w.p.place(w.key, e.Number, e.Cleared), Header: h, Data: e.Data}
 }
 
@@ -273,14 +280,22 @@ const (
 	headerBatchCommit = "Nats-Batch-Commit"
 )
 
-// publishBatch stores entries all or none. Each carries the expectation, so that
-// the leader admits nobody else to the key until the last one is applied.
+// publishBatch stores entries all or none. In a replicated stream each carries
+// the expectation: the leader checks them all against the key's state before the
+// batch, and admits nobody else to the key until the last entry that has one is
+// applied (nats-server jetstream_batching.go, batchExpectedPerSubject.clseq).
+// Without replicas only the first may carry it, because the server checks again
+// while it stores one entry after the other, with nobody else in between.
 func (w *writer) publishBatch(q *pending, entries []router.Entry, seq uint64) (pubAck, error) {
 	ctx, cancel := w.p.attemptContext(q.deadline)
 	defer cancel()
 	id := rand.Text()
 	for i := range entries {
 		m := w.message(&entries[i], seq)
+		if i > 0 && !w.p.replicated {
+			delete(m.Header, headerExpect)
+			delete(m.Header, headerExpectFor)
+		}
 		m.Header[headerBatchID] = []string{id}
 		m.Header[headerBatchSeq] = []string{strconv.Itoa(i + 1)}
 		if i == len(entries)-1 {
