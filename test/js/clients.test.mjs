@@ -1,0 +1,123 @@
+// Unmodified centrifuge-js, JSON and Protobuf, against edges whose addresses are
+// in HEADRACE_EDGES (comma-separated). Every new connection goes to the next edge,
+// as behind a balancer without affinity.
+import { test } from 'node:test';
+import assert from 'node:assert/strict';
+import { once, EventEmitter } from 'node:events';
+import WebSocket from 'ws';
+import { Centrifuge as JSONClient } from 'centrifuge';
+import { Centrifuge as ProtobufClient } from 'centrifuge/build/protobuf/index.js';
+
+const edges = process.env.HEADRACE_EDGES.split(',');
+let turn = 0;
+
+class Balanced extends WebSocket {
+  constructor(url, protocols) {
+    super(edges[turn++ % edges.length].replace('http', 'ws') + '/connection/websocket', protocols);
+  }
+}
+
+const kinds = {
+  json: { make: () => new JSONClient('ws://balancer', options()), encode: (v) => v, decode: (v) => v },
+  protobuf: {
+    make: () => new ProtobufClient('ws://balancer', options()),
+    encode: (v) => new TextEncoder().encode(JSON.stringify(v)),
+    decode: (v) => JSON.parse(new TextDecoder().decode(v)),
+  },
+};
+
+function options() {
+  return { websocket: Balanced, minReconnectDelay: 10, maxReconnectDelay: 200, timeout: 10000 };
+}
+
+// waitFor resolves with the first event of emitter that satisfies ok.
+function waitFor(emitter, event, ok = () => true) {
+  return new Promise((resolve) => {
+    const on = (ctx) => {
+      if (ok(ctx)) {
+        emitter.removeListener(event, on);
+        resolve(ctx);
+      }
+    };
+    emitter.on(event, on);
+  });
+}
+
+let serial = 0;
+const fresh = (namespace) => `${namespace}:js-${process.pid}-${serial++}`;
+
+for (const [kind, { make, encode, decode }] of Object.entries(kinds)) {
+  const withClients = (n, body) => async () => {
+    const clients = Array.from({ length: n }, make);
+    try {
+      clients.forEach((c) => c.connect());
+      await Promise.all(clients.map((c) => c.ready(10000)));
+      await body(...clients);
+    } finally {
+      clients.forEach((c) => c.disconnect());
+    }
+  };
+
+  test(`${kind}: a publication reaches a client of another edge`, withClients(2, async (a, b) => {
+    for (const namespace of ['h', 'eph']) {
+      const channel = fresh(namespace);
+      const sub = a.newSubscription(channel);
+      sub.subscribe();
+      await sub.ready(10000);
+      const got = waitFor(sub, 'publication');
+      // Interest spreads through NATS in its own time; without history a
+      // publication may come too early, so it is repeated until one arrives.
+      let arrived = false;
+      got.then(() => { arrived = true; });
+      do {
+        await b.publish(channel, encode({ n: 1 }));
+      } while (namespace === 'eph' && !arrived);
+      assert.deepEqual(decode((await got).data), { n: 1 });
+    }
+  }));
+
+  test(`${kind}: what was missed comes after reconnecting to another edge`, withClients(2, async (a, b) => {
+    const channel = fresh('h');
+    const seen = [];
+    const news = new EventEmitter();
+    const sub = a.newSubscription(channel);
+    sub.on('publication', (ctx) => { seen.push(decode(ctx.data)); news.emit('seen'); });
+    sub.subscribe();
+    await sub.ready(10000);
+    await b.publish(channel, encode(1));
+    while (seen.length < 1) await once(news, 'seen');
+    a.disconnect();
+    await b.publish(channel, encode(2));
+    await b.publish(channel, encode(3));
+    const back = waitFor(sub, 'subscribed');
+    a.connect();
+    const ctx = await back;
+    assert.equal(ctx.wasRecovering, true);
+    assert.equal(ctx.recovered, true);
+    await b.publish(channel, encode(4));
+    while (seen.length < 4) await once(news, 'seen');
+    assert.deepEqual(seen, [1, 2, 3, 4]);
+  }));
+
+  test(`${kind}: history, presence and unknown things`, withClients(2, async (a, b) => {
+    const channel = fresh('h');
+    const sub = a.newSubscription(channel);
+    sub.subscribe();
+    await sub.ready(10000);
+    for (const n of [1, 2, 3]) await b.publish(channel, encode(n));
+    const history = await sub.history({ limit: 2 });
+    assert.deepEqual(history.publications.map((p) => decode(p.data)), [1, 2]);
+    assert.equal(history.offset, 3);
+    const stats = await sub.presenceStats();
+    assert.equal(stats.numClients, 1);
+    const other = b.newSubscription(channel);
+    other.subscribe();
+    await other.ready(10000);
+    assert.equal(Object.keys((await sub.presence()).clients).length, 2);
+    await assert.rejects(a.rpc('nobody', encode(1)), (err) => err.code === 108);
+    const unknown = b.newSubscription('nowhere:x');
+    const refused = waitFor(unknown, 'unsubscribed');
+    unknown.subscribe();
+    assert.equal((await refused).code, 102);
+  }));
+}

@@ -1,0 +1,303 @@
+package test
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/headrace/headrace/router"
+)
+
+// TestP4EveryAcknowledgedPublicationOnce is the checker at work: publishers with
+// retries, subscribers that lose their connection again and again and come back
+// on any edge, and faults chosen by seed. HEADRACE_SEEDS sets how many seeds
+// each case runs (1 by default).
+func TestP4EveryAcknowledgedPublicationOnce(t *testing.T) {
+	seeds := 1
+	if s := os.Getenv("HEADRACE_SEEDS"); s != "" {
+		n, err := strconv.Atoi(s)
+		if err != nil {
+			t.Fatalf("HEADRACE_SEEDS: %v", err)
+		}
+		seeds = n
+	}
+	for _, replicas := range []int{1, 3} {
+		for seed := range seeds {
+			t.Run(fmt.Sprintf("replicas=%d/seed=%d", replicas, seed), func(t *testing.T) {
+				runScenario(t, replicas, uint64(seed))
+			})
+		}
+	}
+}
+
+// scenario is one run.
+type scenario struct {
+	h         *harness
+	k         *checker
+	rng       *rand.Rand
+	stop      chan struct{} // closed when publishers and faults stop
+	settled   chan struct{} // closed when subscribers stop being cut off
+	finished  chan struct{} // closed when all is over
+	observers []*observer
+	lossy     atomic.Bool // a fault was used after which clients may be told
+	counts    struct{ published, cuts, kills, clears, elections, cutoffs atomic.Int64 }
+}
+
+const scenarioTime = 5 * time.Second
+
+func runScenario(t *testing.T, replicas int, seed uint64) {
+	s := &scenario{
+		h: newHarness(t, replicas, 3), k: newChecker(), rng: rand.New(rand.NewPCG(seed, uint64(replicas))),
+		stop: make(chan struct{}), settled: make(chan struct{}), finished: make(chan struct{}),
+	}
+	var subscribers, workers sync.WaitGroup
+	channels := []string{"h:hot", "h:room.1", "h:quiet", "small:hot", "small:a b"}
+	pauses := map[string]time.Duration{"h:hot": 0, "h:room.1": 5 * time.Millisecond, "h:quiet": 700 * time.Millisecond, "small:hot": 2 * time.Millisecond, "small:a b": 300 * time.Millisecond}
+	for i := range 10 {
+		var mine []*observer
+		for _, channel := range channels {
+			mine = append(mine, s.k.observer(fmt.Sprintf("sub%d", i), channel))
+		}
+		s.observers = append(s.observers, mine...)
+		subscribers.Go(func() { s.subscriber(mine) })
+	}
+	for i, channel := range channels {
+		for j := range 2 {
+			workers.Go(func() { s.publisher(fmt.Sprintf("p%d-%d", i, j), channel, pauses[channel]) })
+		}
+	}
+	workers.Go(func() { s.breakThings() })
+
+	time.Sleep(scenarioTime) // the load lasts this long; nothing is waited for
+	close(s.stop)
+	workers.Wait()
+	s.h.faults.dropPerMille.Store(0)
+	s.h.faults.interestLag.Store(0)
+	close(s.settled)
+	// Silence: no publication reveals a lost tail. Only the checks can.
+	deadline := time.Now().Add(40 * time.Second)
+	for time.Now().Before(deadline) && !s.allCaughtUp() {
+		time.Sleep(20 * time.Millisecond) // a poll with a deadline
+	}
+	close(s.finished)
+	subscribers.Wait()
+	acked, seen, told := s.k.verify(t, s.observers)
+	c := &s.counts
+	t.Logf("acked %d, delivered %d, told %d; cuts %d, edges killed %d, clears %d, elections %d, cut-offs %d, copies dropped %d",
+		acked, seen, told, c.cuts.Load(), c.kills.Load(), c.clears.Load(), c.elections.Load(), c.cutoffs.Load(), s.h.faults.dropped.Load())
+	if acked == 0 || seen == 0 {
+		t.Error("nothing was published or nothing seen: the test tested nothing")
+	}
+}
+
+func (s *scenario) allCaughtUp() bool {
+	for _, o := range s.observers {
+		if !o.caughtUp() {
+			return false
+		}
+	}
+	return true
+}
+
+func (s *scenario) stopping() bool {
+	select {
+	case <-s.stop:
+		return true
+	default:
+		return false
+	}
+}
+
+// publisher publishes to channel with retries on any edge until it is
+// acknowledged, as a careful application does.
+func (s *scenario) publisher(name, channel string, pause time.Duration) {
+	for n := 0; !s.stopping(); n++ {
+		payload, _ := json.Marshal(fmt.Sprintf("%s-%d", name, n))
+		s.k.sending(channel, string(payload))
+		for try := 0; try < 60; try++ {
+			offset, err := publish(s.h.any().node, channel, name+"-"+strconv.Itoa(n), payload)
+			if err == nil {
+				if offset > 0 {
+					s.k.ack(channel, string(payload), offset)
+				}
+				s.counts.published.Add(1)
+				break
+			}
+			time.Sleep(50 * time.Millisecond) // the retry pause of an application
+		}
+		if pause > 0 {
+			time.Sleep(pause)
+		}
+	}
+}
+
+func publish(node *router.Node, channel, key string, payload []byte) (uint64, error) {
+	type answer struct {
+		offset uint64
+		err    error
+	}
+	done := make(chan answer, 1)
+	node.Publish(router.PublishRequest{Channel: channel, Data: payload, IdempotencyKey: key}, func(p router.Position, err error) {
+		done <- answer{p.Offset, err}
+	})
+	select {
+	case a := <-done:
+		return a.offset, a.err
+	case <-time.After(40 * time.Second):
+		return 0, context.DeadlineExceeded // done must be called exactly once; a dead edge may owe it
+	}
+}
+
+// subscriber follows all its channels over one connection at a time.
+func (s *scenario) subscriber(mine []*observer) {
+	byChannel := make(map[string]*observer, len(mine))
+	for _, o := range mine {
+		byChannel[o.channel] = o
+	}
+	for {
+		select {
+		case <-s.finished:
+			return
+		default:
+		}
+		s.attend(byChannel)
+	}
+}
+
+// attend connects, subscribes and reads until the connection is cut.
+func (s *scenario) attend(byChannel map[string]*observer) {
+	trouble := make(chan struct{}, 1)
+	asked := make(map[uint32]string) // command id → channel
+	var mu sync.Mutex                // guards asked
+	c, err := dial(context.Background(), s.h.any().url, func(e event) {
+		switch {
+		case e.reply != nil:
+			mu.Lock()
+			channel := asked[e.reply.ID]
+			mu.Unlock()
+			if e.reply.Error != nil || e.reply.Subscribe == nil {
+				select { // temporary: come back later, elsewhere
+				case trouble <- struct{}{}:
+				default:
+				}
+				return
+			}
+			o := byChannel[channel]
+			_, _, known := o.position()
+			o.subscribed(known, e.reply.Subscribe)
+		case e.push.Pub != nil:
+			byChannel[e.push.Channel].published(e.push.Pub)
+		case e.push.Unsubscribe != nil:
+			byChannel[e.push.Channel].invalidated()
+			select {
+			case trouble <- struct{}{}:
+			default:
+			}
+		}
+	})
+	if err != nil {
+		time.Sleep(20 * time.Millisecond) // the reconnect pause of a client
+		return
+	}
+	defer c.close()
+	for channel, o := range byChannel {
+		offset, epoch, known := o.position()
+		body := map[string]any{"channel": channel}
+		if known {
+			body["recover"], body["offset"], body["epoch"] = true, offset, epoch
+		}
+		mu.Lock() // the reply may come before send returns
+		id, err := c.send("subscribe", body)
+		asked[id] = channel
+		mu.Unlock()
+		if err != nil {
+			return
+		}
+	}
+	settled := s.settled
+	cut := time.NewTimer(50*time.Millisecond + rand.N(600*time.Millisecond))
+	defer cut.Stop()
+	for {
+		select {
+		case <-cut.C:
+			if settled == nil {
+				continue
+			}
+			s.counts.cuts.Add(1)
+			return
+		case <-settled:
+			settled = nil // stay from now on
+		case <-trouble:
+			time.Sleep(20 * time.Millisecond) // the reconnect pause of a client
+			return
+		case <-c.done:
+			return
+		case <-s.finished:
+			return
+		}
+	}
+}
+
+// breakThings does one thing after the other until the scenario stops.
+func (s *scenario) breakThings() {
+	s.h.faults.dropPerMille.Store(int64(s.rng.IntN(80)))
+	s.h.faults.interestLag.Store(int64(s.rng.IntN(int(150 * time.Millisecond))))
+	for !s.stopping() {
+		time.Sleep(time.Duration(s.rng.IntN(int(400 * time.Millisecond)))) // the pause between two faults
+		switch s.rng.IntN(5) {
+		case 0:
+			s.h.replace(s.rng.IntN(3))
+			s.counts.kills.Add(1)
+		case 1:
+			s.clear("small:hot")
+		case 2, 3:
+			s.breakNATS()
+		}
+	}
+}
+
+// clear removes a history in the middle of it all.
+func (s *scenario) clear(channel string) {
+	ch, _ := router.ParseChannel(channel)
+	log, _ := s.h.any().store.Log(ch.Namespace)
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	defer cancel()
+	if marker, err := log.Clear(ctx, ch.Key()); err == nil && marker.Number > 0 {
+		s.k.cleared(channel, marker.Number)
+		s.lossy.Store(true)
+		s.counts.clears.Add(1)
+	}
+}
+
+// breakNATS makes a new leader, or cuts a node off for a while.
+func (s *scenario) breakNATS() {
+	c := s.h.cluster
+	if c == nil {
+		return
+	}
+	switch s.rng.IntN(4) {
+	case 0:
+		leader := c.StreamLeader("HR_LOG_h_0")
+		if leader < 0 {
+			return
+		}
+		c.Kill(leader)
+		time.Sleep(time.Duration(s.rng.IntN(int(time.Second)))) // how long it stays down
+		c.Start(leader)
+		c.WaitReady()
+		s.counts.elections.Add(1)
+	case 1:
+		i := s.rng.IntN(3)
+		c.Cut(i)
+		time.Sleep(time.Duration(s.rng.IntN(int(2 * time.Second)))) // how long it is cut off
+		c.Heal(i)
+		s.counts.cutoffs.Add(1)
+	}
+}

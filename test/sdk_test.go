@@ -1,0 +1,110 @@
+package test
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	centrifuge "github.com/centrifugal/centrifuge-go"
+)
+
+// TestT2CentrifugeJS runs the unmodified npm package against three edges. It
+// needs node and npm; HEADRACE_REQUIRE_NODE=1 makes their absence a failure.
+func TestT2CentrifugeJS(t *testing.T) {
+	if _, err := exec.LookPath("npm"); err != nil {
+		if os.Getenv("HEADRACE_REQUIRE_NODE") != "" {
+			t.Fatal("npm is not installed")
+		}
+		t.Skip("npm is not installed; install Node 20 or later to run the JavaScript clients")
+	}
+	if _, err := os.Stat(filepath.Join("js", "node_modules", "centrifuge")); err != nil {
+		install := exec.CommandContext(t.Context(), "npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund")
+		install.Dir = "js"
+		if out, err := install.CombinedOutput(); err != nil {
+			t.Fatalf("npm ci: %v\n%s", err, out)
+		}
+	}
+	h := newHarness(t, 1, 3)
+	var urls []string
+	for _, e := range h.list() {
+		urls = append(urls, e.url)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, "node", "--test", "--test-reporter=spec", "clients.test.mjs")
+	cmd.Dir = "js"
+	cmd.Env = append(os.Environ(), "HEADRACE_EDGES="+strings.Join(urls, ","))
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		t.Fatalf("node --test: %v\n%s", err, out)
+	}
+	t.Logf("%s", out)
+}
+
+// TestT2CentrifugeGo loses its edge and goes on at another one with nothing
+// missed, with the unmodified Go SDK in both encodings.
+func TestT2CentrifugeGo(t *testing.T) {
+	for kind, newClient := range map[string]func(string, centrifuge.Config) *centrifuge.Client{
+		"json": centrifuge.NewJsonClient, "protobuf": centrifuge.NewProtobufClient,
+	} {
+		t.Run(kind, func(t *testing.T) {
+			h := newHarness(t, 1, 2)
+			b := newBalancer(t, h)
+			defer b.Close()
+			client := newClient(b.url(), centrifuge.Config{MinReconnectDelay: 10 * time.Millisecond, MaxReconnectDelay: 100 * time.Millisecond})
+			defer client.Close()
+			sub, err := client.NewSubscription("h:go", centrifuge.SubscriptionConfig{Recoverable: true})
+			if err != nil {
+				t.Fatal(err)
+			}
+			got := make(chan string, 100)
+			subscribed := make(chan centrifuge.SubscribedEvent, 10)
+			sub.OnPublication(func(e centrifuge.PublicationEvent) { got <- string(e.Data) })
+			sub.OnSubscribed(func(e centrifuge.SubscribedEvent) { subscribed <- e })
+			if err := client.Connect(); err != nil {
+				t.Fatal(err)
+			}
+			if err := sub.Subscribe(); err != nil {
+				t.Fatal(err)
+			}
+			within(t, subscribed, "subscribed")
+			var seen []string
+			for n := range 20 {
+				payload := fmt.Sprint(n)
+				if _, err := publish(h.list()[1].node, "h:go", payload, []byte(payload)); err != nil {
+					t.Fatal(err)
+				}
+				if n%5 == 4 {
+					h.replace(0) // the client's edge dies; the balancer leads to the next
+				}
+			}
+			for len(seen) < 20 {
+				seen = append(seen, within(t, got, "publication"))
+			}
+			var want []string
+			for n := range 20 {
+				want = append(want, fmt.Sprint(n))
+			}
+			if !slices.Equal(seen, want) {
+				t.Errorf("saw %v", seen)
+			}
+		})
+	}
+}
+
+func within[T any](t *testing.T, c <-chan T, what string) T {
+	t.Helper()
+	select {
+	case v := <-c:
+		return v
+	case <-time.After(20 * time.Second):
+		t.Fatalf("no %s within 20s", what)
+		panic("unreachable")
+	}
+}
