@@ -90,18 +90,27 @@ func startupTemporary(err error) bool {
 	return true
 }
 
+// ensureTimeout bounds one attempt. Of creations that run into each other in a
+// cluster, one may stay without an answer: the next attempt sees the result.
+const ensureTimeout = 2 * time.Second
+
 func (s *Store) ensureOnce(ctx context.Context, want jetstream.StreamConfig) (have jetstream.StreamConfig, err error) {
-	try, cancel := context.WithTimeout(ctx, 5*time.Second)
+	try, cancel := context.WithTimeout(ctx, ensureTimeout)
 	defer cancel()
-	created, err := s.js.CreateStream(try, want)
-	if err == nil {
-		return created.CachedInfo().Config, nil
-	}
-	if !errors.Is(err, jetstream.ErrStreamNameAlreadyInUse) {
-		return have, fmt.Errorf("create stream %s: %w", want.Name, err)
-	}
 	existing, err := s.js.Stream(try, want.Name)
-	if err != nil {
+	if errors.Is(err, jetstream.ErrStreamNotFound) {
+		created, err := s.js.CreateStream(try, want)
+		if err == nil {
+			return created.CachedInfo().Config, nil
+		}
+		if !errors.Is(err, jetstream.ErrStreamNameAlreadyInUse) {
+			return have, fmt.Errorf("create stream %s: %w", want.Name, err)
+		}
+		existing, err = s.js.Stream(try, want.Name)
+		if err != nil {
+			return have, fmt.Errorf("look up stream %s: %w", want.Name, err)
+		}
+	} else if err != nil {
 		return have, fmt.Errorf("look up stream %s: %w", want.Name, err)
 	}
 	have = existing.CachedInfo().Config

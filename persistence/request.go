@@ -21,6 +21,8 @@ type requester struct {
 	nc     *nats.Conn
 	prefix string // of reply subjects, with the dot
 	sub    *nats.Subscription
+	status chan nats.Status
+	wg     sync.WaitGroup // watch
 
 	mu    sync.Mutex
 	next  uint64
@@ -34,8 +36,13 @@ type call struct {
 	last  func(m *nats.Msg) bool
 	msgs  []*nats.Msg // owned by the requester until done is closed
 	done  chan struct{}
+	err   error // set before done is closed
 	token string
 }
+
+// errDisconnected means that the connection broke while a reply was awaited:
+// the reply, if there was one, went to the old connection.
+var errDisconnected = errors.New("connection lost")
 
 func newRequester(nc *nats.Conn) (*requester, error) {
 	r := &requester{nc: nc, prefix: nc.NewInbox() + ".", calls: make(map[string]*call)}
@@ -49,10 +56,30 @@ func newRequester(nc *nats.Conn) (*requester, error) {
 		return nil, fmt.Errorf("subscribe replies: %w", err)
 	}
 	r.sub = sub
+	r.status = nc.StatusChanged(nats.RECONNECTING, nats.CLOSED)
+	r.wg.Go(r.watch)
 	return r, nil
 }
 
-func (r *requester) close() { _ = r.sub.Unsubscribe() }
+func (r *requester) close() {
+	_ = r.sub.Unsubscribe()
+	r.nc.RemoveStatusListener(r.status)
+	r.wg.Wait()
+}
+
+// watch ends the calls under way whenever the connection is lost, rather than
+// let them wait for their timeout.
+func (r *requester) watch() {
+	for range r.status {
+		r.mu.Lock()
+		for token, c := range r.calls {
+			delete(r.calls, token)
+			c.err = errDisconnected
+			close(c.done)
+		}
+		r.mu.Unlock()
+	}
+}
 
 func (r *requester) receive(m *nats.Msg) {
 	token := m.Subject[strings.LastIndexByte(m.Subject, '.')+1:]
@@ -86,6 +113,9 @@ func (r *requester) wait(ctx context.Context, c *call) ([]*nats.Msg, error) {
 	case <-ctx.Done():
 		r.abandon(c)
 		return nil, context.Cause(ctx)
+	}
+	if c.err != nil {
+		return nil, c.err
 	}
 	if m := c.msgs[0]; len(m.Data) == 0 && m.Header.Get("Status") == "503" {
 		return nil, errNoResponders
