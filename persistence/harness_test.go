@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go"
+	"github.com/prometheus/client_golang/prometheus"
+	dto "github.com/prometheus/client_model/go"
 
 	"github.com/headrace/headrace/internal/natstest"
 	"github.com/headrace/headrace/router"
@@ -171,4 +173,13 @@ func eventuallyHead(t testing.TB, l router.Log, key string, n uint64) {
 		h, err := l.Head(t.Context(), key)
 		return err == nil && h.Number >= n
 	})
+}
+
+// count returns the value of a counter.
+func count(c prometheus.Counter) float64 {
+	var m dto.Metric
+	if err := c.Write(&m); err != nil {
+		panic(err)
+	}
+	return m.GetCounter().GetValue()
 }
