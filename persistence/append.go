@@ -111,7 +111,7 @@ func (p *stream) work(key string, kq *keyQueue) {
 	}
 }
 
-// close lets the appends under way end, fails those that wait, and returns when
+// close lets the attempts under way end, fails those that wait, and returns when
 // no goroutine of the stream's is left.
 func (p *stream) close() {
 	p.mu.Lock()
@@ -127,6 +127,12 @@ func (p *stream) close() {
 		q.done(router.Entry{}, false, router.Unavailable("history", errClosing))
 	}
 	p.writers.Wait()
+}
+
+func (p *stream) isClosed() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.closed
 }
 
 // conflicted reports whether a compare-and-set lost.

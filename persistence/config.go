@@ -94,6 +94,9 @@ func (c *Config) validate() error {
 	if c.Replicas < 1 || c.Replicas > 5 || c.Replicas%2 == 0 {
 		errs = append(errs, fmt.Errorf("persistence: replicas %d is not 1, 3 or 5", c.Replicas))
 	}
+	if c.HeadCache < 0 || c.MaxQueuedPerKey < 0 || c.MaxQueuedBytes < 0 {
+		errs = append(errs, errors.New("persistence: a bound is negative"))
+	}
 	seen := make(map[string]bool)
 	for i := range c.Namespaces {
 		ns := &c.Namespaces[i]

@@ -11,7 +11,6 @@ import (
 	"strings"
 	"time"
 
-	lru "github.com/hashicorp/golang-lru/v2"
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/headrace/headrace/router"
@@ -190,10 +189,6 @@ func (s *Store) openStream(ctx context.Context, ns *router.Namespace, partition 
 	if err != nil {
 		return nil, err
 	}
-	heads, err := lru.New[string, head](s.cfg.HeadCache)
-	if err != nil {
-		return nil, fmt.Errorf("head cache: %w", err)
-	}
 	p := &stream{
 		cfg:           &s.cfg,
 		log:           s.cfg.Log.With("stream", have.Name),
@@ -209,7 +204,7 @@ func (s *Store) openStream(ctx context.Context, ns *router.Namespace, partition 
 		replicated:    have.Replicas > 1,
 		batches:       have.Replicas > 1 || have.Storage == jetstream.MemoryStorage,
 		incarnation:   have.Metadata[metaIncarnation],
-		heads:         heads,
+		heads:         newHeads(s.cfg.HeadCache),
 		queues:        make(map[string]*keyQueue),
 	}
 	err = p.retrying(ctx, func(ctx context.Context) error {

@@ -53,6 +53,14 @@ type stream struct {
 	writers sync.WaitGroup
 }
 
+func newHeads(size int) *lru.Cache[string, head] {
+	c, err := lru.New[string, head](size)
+	if err != nil {
+		panic(err) // size is positive: Config.validate
+	}
+	return c
+}
+
 // contact notes that the leader answered.
 func (p *stream) contact() { p.lastContact.Store(time.Now().UnixNano()) }
 

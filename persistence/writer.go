@@ -61,10 +61,14 @@ func (w *writer) head(deadline time.Time) (head, error) {
 
 // storeOne stores one entry, or finds out that it cannot. It ends at q.deadline.
 func (w *writer) storeOne(q *pending) {
-	cause := context.DeadlineExceeded
+	var cause error = context.DeadlineExceeded
 	for attempt := 0; ; attempt++ {
 		if attempt > 0 && !w.pause(q, attempt-1) || !time.Now().Before(q.deadline) {
 			w.p.metrics.refused.add(refusedTimeout)
+			w.answer(q, router.Entry{}, false, router.Unavailable("history", cause))
+			return
+		}
+		if attempt > 0 && w.p.isClosed() {
 			w.answer(q, router.Entry{}, false, router.Unavailable("history", cause))
 			return
 		}

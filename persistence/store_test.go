@@ -1,0 +1,197 @@
+package persistence
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/headrace/headrace/internal/natstest"
+	"github.com/headrace/headrace/router"
+)
+
+func TestLayoutIsNotChanged(t *testing.T) {
+	srv := natstest.Run(t)
+	cfg := Config{Namespaces: namespaces(false)}
+	start(t, srv.Conn(ConnectOptions()...), cfg)
+	for name, change := range map[string]func(*router.Namespace){
+		"history_size": func(ns *router.Namespace) { ns.HistorySize = 9 },
+		"partitions":   func(ns *router.Namespace) { ns.Partitions = 2 },
+	} {
+		other := Config{Namespaces: namespaces(false)}
+		change(&other.Namespaces[0])
+		_, err := Open(t.Context(), srv.Conn(ConnectOptions()...), other)
+		var layout *layoutError
+		if !errors.As(err, &layout) || !strings.Contains(err.Error(), name) {
+			t.Errorf("another %s: %v", name, err)
+		}
+	}
+}
+
+func TestReconcile(t *testing.T) {
+	stream := func(version string, age time.Duration, replicas int) jetstream.StreamConfig {
+		return jetstream.StreamConfig{
+			Name: "S", MaxAge: age, Replicas: replicas, Duplicates: time.Minute, Subjects: []string{"a.>"},
+			Metadata: map[string]string{metaVersion: version, metaIncarnation: "i" + version},
+		}
+	}
+	for name, tt := range map[string]struct {
+		have, want jetstream.StreamConfig
+		change     bool
+		age        time.Duration
+		replicas   int
+	}{
+		"the same changes nothing":       {stream("1", time.Hour, 3), stream("1", time.Hour, 3), false, time.Hour, 3},
+		"limits grow":                    {stream("1", time.Hour, 1), stream("1", 2*time.Hour, 3), true, 2 * time.Hour, 3},
+		"limits do not shrink":           {stream("1", 2*time.Hour, 3), stream("1", time.Hour, 1), false, 2 * time.Hour, 3},
+		"a newer edge's stream is kept":  {stream("2", time.Hour, 1), stream("1", 2*time.Hour, 3), false, time.Hour, 1},
+		"an older one's is brought up":   {stream("0", time.Hour, 1), stream("1", time.Hour, 1), true, time.Hour, 1},
+		"for ever does not become hours": {stream("1", 0, 1), stream("1", time.Hour, 1), false, 0, 1},
+	} {
+		t.Run(name, func(t *testing.T) {
+			next, change, err := reconcile(tt.have, tt.want)
+			if err != nil || change != tt.change || next.MaxAge != tt.age || next.Replicas != tt.replicas {
+				t.Errorf("changes %v to %+v, %v", change, next, err)
+			}
+			if next.Metadata[metaIncarnation] != tt.have.Metadata[metaIncarnation] {
+				t.Errorf("incarnation became %q", next.Metadata[metaIncarnation])
+			}
+		})
+	}
+}
+
+// TestW2OutageEndsInATemporaryError runs in virtual time: the server is gone for
+// longer than an append waits.
+func TestW2OutageEndsInATemporaryError(t *testing.T) {
+	natstest.Bubble(t, func(t *testing.T) {
+		srv := natstest.Run(t)
+		s := startIn(t, srv, Config{Namespaces: namespaces(true), MaxQueuedPerKey: 3, MaxQueuedBytes: 2000})
+		l := logOf(t, s)
+		mustPut(t, l, "k", "1")
+		if err := s.Healthy(); err != nil {
+			t.Errorf("healthy: %v", err)
+		}
+		srv.Stop()
+		begin := time.Now()
+		var wg sync.WaitGroup
+		codes := make(chan router.Code, 20)
+		for range 10 {
+			wg.Add(1)
+			l.Append("k", router.NewEntry{Data: []byte("2")}, func(_ router.Appended, err error) {
+				codes <- router.CodeOf(err)
+				wg.Done()
+			})
+		}
+		wg.Add(1)
+		l.Append("other", router.NewEntry{Data: make([]byte, 2000)}, func(_ router.Appended, err error) {
+			codes <- router.CodeOf(err)
+			wg.Done()
+		})
+		wg.Wait()
+		close(codes)
+		got := map[router.Code]int{}
+		for c := range codes {
+			got[c]++
+		}
+		// One or a batch of up to three is under way, three wait, the rest is refused.
+		if n := got[router.CodeUnavailable]; n < 3 || n > 6 || n+got[router.CodeLimit] != 11 {
+			t.Errorf("answers %v", got)
+		}
+		if took, bound := time.Since(begin), 3*s.cfg.PublishTimeout; took < s.cfg.PublishTimeout || took > bound {
+			t.Errorf("answered after %v, want %v to %v", took, s.cfg.PublishTimeout, bound)
+		}
+		if err := s.Healthy(); router.CodeOf(err) != router.CodeUnavailable {
+			t.Errorf("healthy without a leader: %v", err)
+		}
+		if used := s.streams[0].budget.used.Load(); used != 0 {
+			t.Errorf("%d bytes of the budget are still taken", used)
+		}
+	})
+}
+
+// TestW5RetentionEndsALife runs in virtual time.
+func TestW5RetentionEndsALife(t *testing.T) {
+	natstest.Bubble(t, func(t *testing.T) {
+		srv := natstest.Run(t)
+		s := startIn(t, srv, Config{Namespaces: namespaces(true)})
+		l := logOf(t, s)
+		first := mustPut(t, l, "k", "1")
+		time.Sleep(2 * time.Hour) // retention is one
+		if h := mustHead(t, l, "k"); h.Number != 0 {
+			t.Errorf("head after retention: %+v", h)
+		}
+		if a := mustPut(t, l, "k", "1"); a.Number != 1 || a.Epoch == first.Epoch {
+			t.Errorf("after retention: %+v, before: %+v", a, first)
+		}
+	})
+}
+
+// startIn is start for a bubble: it ends the store before the bubble does.
+func startIn(t *testing.T, srv *natstest.Server, cfg Config) *Store {
+	t.Helper()
+	nc := srv.Conn(ConnectOptions()...)
+	t.Cleanup(nc.Close)
+	return start(t, nc, cfg)
+}
+
+func TestClosingAnswersEveryAppend(t *testing.T) {
+	srv := natstest.Run(t)
+	s, err := Open(t.Context(), srv.Conn(ConnectOptions()...), Config{Namespaces: namespaces(false)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, stop := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- s.Run(ctx) }()
+	l := logOf(t, s)
+	var wg sync.WaitGroup
+	for range 1000 {
+		wg.Add(1)
+		l.Append("k", router.NewEntry{Data: []byte("1")}, func(_ router.Appended, err error) {
+			if err != nil && router.CodeOf(err) != router.CodeUnavailable {
+				t.Errorf("append: %v", err)
+			}
+			wg.Done()
+		})
+	}
+	stop()
+	if err := <-ended; err != nil {
+		t.Errorf("run: %v", err)
+	}
+	wg.Wait()
+	if _, err := put(l, "k", router.NewEntry{}); router.CodeOf(err) != router.CodeUnavailable {
+		t.Errorf("append after the end: %v", err)
+	}
+}
+
+func FuzzDecodeLive(f *testing.F) {
+	f.Add([]byte("NATS/1.0\r\nHeadrace-Number: 7\r\nHeadrace-Life: l\r\nNats-Msg-Id: i\r\nNats-Sequence: 9\r\n" +
+		"Nats-Time-Stamp: 2026-11-21T01:36:18.625245337Z\r\nNats-Stream: HR_LOG_n_0\r\nNats-Subject: hr.log.n.0.k.7\r\n\r\n"))
+	f.Add([]byte("NATS/1.0\r\nHeadrace-Number: 0\r\n\r\n"))
+	f.Add([]byte("NATS/1.0 404 x\r\n\r\n"))
+	p := &stream{name: "HR_LOG_n_0", subjects: "hr.log.n.0."}
+	p.heads = newHeads(4)
+	l := &numberedLog{streams: []*stream{p}}
+	f.Fuzz(func(t *testing.T, header []byte) {
+		h, err := nats.DecodeHeadersMsg(header)
+		if err != nil {
+			return
+		}
+		e, err := l.DecodeLive(&nats.Msg{Header: h})
+		if err != nil {
+			return
+		}
+		if e.Number == 0 || e.Life == "" || e.Seq == 0 {
+			t.Errorf("accepted %+v", e)
+		}
+		again, err := decodeEntry(encodeHeader(&e), nil)
+		if err != nil || again.Number != e.Number || again.Life != e.Life || string(again.Meta) != string(e.Meta) || again.Cleared != e.Cleared {
+			t.Errorf("%+v came back as %+v, %v", e, again, err)
+		}
+	})
+}
