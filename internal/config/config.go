@@ -1,0 +1,186 @@
+// Package config reads the configuration of a node: defaults, then a YAML file,
+// then HEADRACE_ environment variables, then flags. A key that nobody knows is
+// an error at every step, because a misspelt limit is a limit that is off.
+package config
+
+import (
+	"time"
+)
+
+// Config is the whole configuration. The yaml tags are the keys of the file;
+// a key's variable is HEADRACE_ and its path in upper case joined by "_".
+// docs/operations.md lists them all, and a test compares.
+type Config struct {
+	Address             string      `yaml:"address" doc:"host:port to serve clients on"`
+	Data                string      `yaml:"data" doc:"data directory of the embedded NATS server"`
+	NodeName            string      `yaml:"node_name" doc:"name of this node shown to people; the host name when empty"`
+	Insecure            bool        `yaml:"insecure" doc:"every client and API call may do everything; loopback only"`
+	InsecureAllowRemote bool        `yaml:"insecure_allow_remote" doc:"allows insecure modes on addresses other machines can reach"`
+	Demo                bool        `yaml:"demo" doc:"serves the demo chat at / and gives a token to everyone who asks it"`
+	NATS                NATS        `yaml:"nats"`
+	Client              Client      `yaml:"client"`
+	HTTPAPI             HTTPAPI     `yaml:"http_api"`
+	Router              Router      `yaml:"router"`
+	Log                 Log         `yaml:"log"`
+	Namespaces          []Namespace `yaml:"namespaces" doc:"channel rules; the entry named default is for channels without a namespace"`
+}
+
+// NATS says where NATS is and how to log in.
+type NATS struct {
+	URL         string        `yaml:"url" doc:"servers to use, comma separated; empty runs one inside the process"`
+	Listen      string        `yaml:"listen" doc:"host:port on which the embedded server takes NATS clients; empty opens none"`
+	Credentials string        `yaml:"credentials" doc:"path of a NATS credentials file"`
+	NKey        string        `yaml:"nkey" doc:"path of an nkey seed file"`
+	User        string        `yaml:"user" doc:"user name"`
+	Password    string        `yaml:"password" secret:"true" doc:"password of user"`
+	TLS         TLS           `yaml:"tls"`
+	Replicas    int           `yaml:"replicas" doc:"copies of every stream, 1, 3 or 5; 0 is 1 embedded and 3 with url"`
+	Prefix      string        `yaml:"prefix" doc:"first token of every subject and stream name"`
+	OpenTimeout time.Duration `yaml:"open_timeout" doc:"how long a start waits for NATS and its streams"`
+	SyncEvery   time.Duration `yaml:"sync_interval" doc:"longest time between a write and its fsync in the embedded server; 0 is its default, 2m"`
+}
+
+// TLS is how connections to NATS are secured.
+type TLS struct {
+	CA   string `yaml:"ca" doc:"path of the CA certificates to trust"`
+	Cert string `yaml:"cert" doc:"path of the client certificate"`
+	Key  string `yaml:"key" doc:"path of the client certificate's key"`
+}
+
+// Client is what sessions may do and cost.
+type Client struct {
+	Token            Token         `yaml:"token"`
+	AllowAnonymous   bool          `yaml:"allow_anonymous" doc:"clients may connect without a token"`
+	AllowedOrigins   []string      `yaml:"allowed_origins" doc:"origins of web pages that may connect, * is any; pages of this host always may"`
+	PingInterval     time.Duration `yaml:"ping_interval" doc:"time between pings to a client"`
+	PongTimeout      time.Duration `yaml:"pong_timeout" doc:"how long a client may take to answer a ping"`
+	ConnectTimeout   time.Duration `yaml:"connect_timeout" doc:"how long a new connection may take to send its connect command"`
+	WriteTimeout     time.Duration `yaml:"write_timeout" doc:"how long a socket may refuse bytes before the session ends"`
+	MaxMessageBytes  int           `yaml:"max_message_bytes" doc:"largest frame from a client, after decompression"`
+	QueueBytes       int           `yaml:"queue_bytes" doc:"bytes that may wait for one client before it is a slow consumer"`
+	ChannelLimit     int           `yaml:"channel_limit" doc:"subscriptions of one client"`
+	ChannelMaxLength int           `yaml:"channel_max_length" doc:"bytes in a channel's name"`
+	MaxConnections   int           `yaml:"max_connections" doc:"sessions on this node; 0 is no limit"`
+	ShutdownTimeout  time.Duration `yaml:"shutdown_timeout" doc:"how long a stop waits for sessions to end"`
+}
+
+// Token is how connection tokens are checked.
+type Token struct {
+	HMACSecretKey string `yaml:"hmac_secret_key" secret:"true" doc:"key of HS256, HS384 and HS512 tokens"`
+	Audience      string `yaml:"audience" doc:"required aud claim; empty accepts any"`
+	Issuer        string `yaml:"issuer" doc:"required iss claim; empty accepts any"`
+}
+
+// HTTPAPI is who may call the server API.
+type HTTPAPI struct {
+	Key      string `yaml:"key" secret:"true" doc:"key that callers send as X-API-Key; empty closes the API"`
+	Insecure bool   `yaml:"insecure" doc:"calls need no key; loopback only"`
+}
+
+// Router is the timing of the cluster.
+type Router struct {
+	Linger            time.Duration `yaml:"linger" doc:"how long interest in a channel outlives its last subscriber"`
+	SweepInterval     time.Duration `yaml:"sweep_interval" doc:"bound within which a lost last message is found"`
+	HeartbeatInterval time.Duration `yaml:"heartbeat_interval" doc:"how often nodes tell of themselves; three missed and a node is gone"`
+	PublishTimeout    time.Duration `yaml:"publish_timeout" doc:"how long a publication with history waits for its acknowledgement"`
+}
+
+// Log is how the process logs.
+type Log struct {
+	Level  string `yaml:"level" doc:"debug, info, warn or error"`
+	Format string `yaml:"format" doc:"text or json"`
+}
+
+// Namespace is the behaviour of the channels that share a prefix. Package router
+// defines the meaning; its Namespace has the same fields.
+type Namespace struct {
+	Name string `yaml:"name" doc:"prefix of the channels, or default"`
+
+	HistorySize   int           `yaml:"history_size" doc:"publications a channel keeps; 0 is no history: delivered at most once"`
+	HistoryTTL    time.Duration `yaml:"history_ttl" doc:"age above which a publication is no longer served; 0 is no bound"`
+	Retention     time.Duration `yaml:"retention" doc:"how long the stream keeps publications, at least history_ttl"`
+	Partitions    int           `yaml:"partitions" doc:"streams the namespace is spread over"`
+	MemoryStorage bool          `yaml:"memory_storage" doc:"streams in memory: faster, gone when NATS restarts"`
+	Payload       string        `yaml:"payload" doc:"json or binary"`
+
+	ForceRecovery    bool `yaml:"force_recovery" doc:"every subscription is recoverable"`
+	ForcePositioning bool `yaml:"force_positioning" doc:"every subscription has a position"`
+	CacheMode        bool `yaml:"cache_mode" doc:"recovery delivers the last publication only"`
+
+	Presence       bool `yaml:"presence" doc:"the cluster knows who is in a channel"`
+	JoinLeave      bool `yaml:"join_leave" doc:"join and leave are told to subscribers that ask"`
+	ForceJoinLeave bool `yaml:"force_join_leave" doc:"join and leave are told to all subscribers"`
+
+	AllowSubscribe          bool `yaml:"allow_subscribe" doc:"clients with a user id may subscribe"`
+	AllowPublish            bool `yaml:"allow_publish" doc:"clients with a user id may publish"`
+	AllowPublishSubscriber  bool `yaml:"allow_publish_for_subscriber" doc:"subscribers may publish"`
+	AllowHistory            bool `yaml:"allow_history" doc:"clients with a user id may read history"`
+	AllowHistorySubscriber  bool `yaml:"allow_history_for_subscriber" doc:"subscribers may read history"`
+	AllowPresence           bool `yaml:"allow_presence" doc:"clients with a user id may ask who is there"`
+	AllowPresenceSubscriber bool `yaml:"allow_presence_for_subscriber" doc:"subscribers may ask who is there"`
+	AllowSubscribeAnonymous bool `yaml:"allow_subscribe_for_anonymous" doc:"allow_subscribe holds without a user id too"`
+	AllowPublishAnonymous   bool `yaml:"allow_publish_for_anonymous" doc:"allow_publish holds without a user id too"`
+	AllowHistoryAnonymous   bool `yaml:"allow_history_for_anonymous" doc:"allow_history holds without a user id too"`
+	AllowPresenceAnonymous  bool `yaml:"allow_presence_for_anonymous" doc:"allow_presence holds without a user id too"`
+}
+
+// defaultRetention keeps a quiet channel's head, and with it its epoch.
+const defaultRetention = 7 * 24 * time.Hour
+
+// Default returns the configuration of an empty file: no namespace, so no client
+// may do anything.
+func Default() Config {
+	return Config{
+		Address: "127.0.0.1:8000",
+		Data:    "headrace-data",
+		NATS:    NATS{Prefix: "hr", OpenTimeout: time.Minute},
+		Client: Client{
+			PingInterval:     25 * time.Second,
+			PongTimeout:      8 * time.Second,
+			ConnectTimeout:   10 * time.Second,
+			WriteTimeout:     10 * time.Second,
+			MaxMessageBytes:  64 << 10,
+			QueueBytes:       1 << 20,
+			ChannelLimit:     128,
+			ChannelMaxLength: 255,
+			ShutdownTimeout:  10 * time.Second,
+		},
+		Router: Router{
+			Linger:            30 * time.Second,
+			SweepInterval:     30 * time.Second,
+			HeartbeatInterval: time.Second,
+			PublishTimeout:    15 * time.Second,
+		},
+		Log: Log{Level: "info", Format: "text"},
+	}
+}
+
+// FirstRun returns the configuration of a start without a file: Default with
+// what the demo needs.
+func FirstRun() Config {
+	c := Default()
+	c.Demo = true
+	c.Namespaces = []Namespace{
+		withDefaults(Namespace{Name: "default", AllowSubscribe: true, AllowPublishSubscriber: true}),
+		withDefaults(Namespace{
+			Name: "chat", HistorySize: 100, HistoryTTL: 5 * time.Minute, ForceRecovery: true,
+			Presence: true, JoinLeave: true, ForceJoinLeave: true,
+			AllowSubscribe: true, AllowPublishSubscriber: true, AllowHistorySubscriber: true, AllowPresenceSubscriber: true,
+		}),
+	}
+	return c
+}
+
+// withDefaults fills the fields of ns that have a default.
+func withDefaults(ns Namespace) Namespace {
+	if ns.Payload == "" {
+		ns.Payload = "json"
+	}
+	if ns.Partitions == 0 {
+		ns.Partitions = 1
+	}
+	if ns.Retention == 0 && ns.HistorySize > 0 {
+		ns.Retention = max(defaultRetention, ns.HistoryTTL)
+	}
+	return ns
+}
