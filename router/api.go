@@ -119,6 +119,9 @@ type SubscribeRequest struct {
 	Recoverable bool
 	Positioned  bool
 	JoinLeave   bool
+	// RejectUnrecovered refuses with CodeUnrecoverable instead of subscribing
+	// without what was missed.
+	RejectUnrecovered bool
 }
 
 // SubscribeResult is what a subscriber is told before any push.

@@ -127,6 +127,10 @@ func (c *liveChannel) answer(j *joiner) {
 				c.sh.n.cfg.Metrics.recoveries[true].Inc()
 			default:
 				c.sh.n.cfg.Metrics.recoveries[false].Inc()
+				if j.req.RejectUnrecovered {
+					j.done(SubscribeResult{}, Errorf(CodeUnrecoverable, "unrecoverable position"))
+					return
+				}
 			}
 		}
 	}

@@ -248,6 +248,19 @@ func TestR1Recovery(t *testing.T) {
 	}
 }
 
+func TestR1UnrecoveredIsRefusedOnRequest(t *testing.T) {
+	f := newFixture(t, historyNamespace)
+	c := f.start("h:a", SubscribeRequest{Recover: true, Position: Position{3, "inc.other"}, RejectUnrecovered: true})
+	select {
+	case err := <-c.failed:
+		if CodeOf(err) != CodeUnrecoverable {
+			t.Errorf("error %v", err)
+		}
+	case r := <-c.result:
+		t.Errorf("subscribed with %+v", r)
+	}
+}
+
 func TestR2MassReconnectCostsOneRead(t *testing.T) {
 	f := newFixture(t, historyNamespace)
 	for range 5 {
