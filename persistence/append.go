@@ -100,15 +100,27 @@ func (p *stream) work(key string, kq *keyQueue) {
 			p.mu.Unlock()
 			return
 		}
-		n := 1
-		if p.batches {
-			n = min(len(kq.waiting), int(p.slots), maxBatch)
-		}
+		n := p.groupSize(kq.waiting)
 		group := slices.Clone(kq.waiting[:n])
 		kq.waiting = slices.Delete(kq.waiting, 0, n)
 		p.mu.Unlock()
 		w.store(group)
 	}
+}
+
+// groupSize returns how many of the appends that wait go together, at least one.
+func (p *stream) groupSize(waiting []*pending) int {
+	if !p.batches {
+		return 1
+	}
+	most := min(len(waiting), int(p.slots), maxBatch)
+	bytes := waiting[0].bytes
+	for n := 1; n < most; n++ {
+		if bytes += waiting[n].bytes; bytes > maxBatchBytes {
+			return n
+		}
+	}
+	return most
 }
 
 // close lets the attempts under way end, fails those that wait, and returns when

@@ -1,6 +1,7 @@
 package persistence
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"slices"
@@ -10,6 +11,7 @@ import (
 
 	"github.com/nats-io/nats.go/jetstream"
 
+	"github.com/headrace/headrace/internal/natstest"
 	"github.com/headrace/headrace/router"
 )
 
@@ -29,6 +31,7 @@ func TestConformance(t *testing.T) {
 			{"J1 moved finds lost tails, new lives and clears", movedFindsAll},
 			{"W4 forged server headers do not win", forgedHeaders},
 			{"live copies decode to what is stored", liveCopies},
+			{"large entries are read in pages, too large ones refused", largeEntries},
 			{"W6 a plain publish goes into the log", plainPublish},
 		} {
 			t.Run(tt.name, func(t *testing.T) { tt.f(t, env) })
@@ -424,3 +427,65 @@ func plainPublish(t *testing.T, env *environment) {
 		t.Errorf("stored %q", h.Data)
 	}
 }
+
+func largeEntries(t *testing.T, env *environment) {
+	l := logOf(t, env.stores(t, 1)[0])
+	const size = 900 << 10 // eight of them take two pages
+	var wg sync.WaitGroup
+	for i := range 8 {
+		wg.Add(1)
+		l.Append("k", router.NewEntry{Data: bytes.Repeat([]byte{byte('a' + i)}, size)}, func(a router.Appended, err error) {
+			defer wg.Done()
+			if err != nil || a.Number != uint64(i+1) {
+				t.Errorf("append: %+v %v", a, err)
+			}
+		})
+	}
+	tooLarge := make(chan error, 1)
+	l.Append("k", router.NewEntry{Data: make([]byte, 1<<20+1)}, func(_ router.Appended, err error) { tooLarge <- err })
+	wg.Wait()
+	if err := <-tooLarge; router.CodeOf(err) != router.CodeLimit {
+		t.Errorf("too large: %v", err)
+	}
+	run := mustRead(t, l, "k", 0, mustHead(t, l, "k"))
+	if !slices.Equal(numbers(run), through(1, 8)) {
+		t.Fatalf("numbers %v", numbers(run))
+	}
+	for i, e := range run {
+		if len(e.Data) != size || e.Data[0] != byte('a'+i) {
+			t.Errorf("entry %d: %d bytes", e.Number, len(e.Data))
+		}
+	}
+}
+
+// TestW6RedeliveryIsStoredOnce hands one message to the log twice, as happens
+// when an edge dies between storing and acknowledging.
+func TestW6RedeliveryIsStoredOnce(t *testing.T) {
+	srv := natstest.Run(t)
+	s := start(t, srv.Conn(ConnectOptions()...), Config{Namespaces: namespaces(false)})
+	other := start(t, srv.Conn(ConnectOptions()...), Config{Namespaces: namespaces(false)})
+	l := logOf(t, s)
+	m := &redelivered{subject: "hr.in.n.k", data: []byte("1"), acked: make(chan struct{}, 2)}
+	for _, edge := range []*Store{s, other} {
+		edge.ingest.take(m)
+		<-m.acked
+	}
+	if h := mustHead(t, l, "k"); h.Number != 1 {
+		t.Errorf("head %d after a redelivery, want 1", h.Number)
+	}
+}
+
+// redelivered is a message of the ingest consumer.
+type redelivered struct {
+	jetstream.Msg
+	subject string
+	data    []byte
+	acked   chan struct{}
+}
+
+func (m *redelivered) Metadata() (*jetstream.MsgMetadata, error) {
+	return &jetstream.MsgMetadata{Sequence: jetstream.SequencePair{Stream: 7}, NumDelivered: 1}, nil
+}
+func (m *redelivered) Subject() string { return m.subject }
+func (m *redelivered) Data() []byte    { return m.data }
+func (m *redelivered) Ack() error      { m.acked <- struct{}{}; return nil }

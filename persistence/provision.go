@@ -73,7 +73,9 @@ func (s *Store) ensure(ctx context.Context, want jetstream.StreamConfig) (jetstr
 		if err == nil || errors.As(err, &layout) || !startupTemporary(err) {
 			return have, err
 		}
-		s.cfg.Log.Debug("stream not ready", "stream", want.Name, "err", err)
+		if attempt == 3 { // once, after about half a second
+			s.cfg.Log.Warn("waiting for NATS", "stream", want.Name, "err", err)
+		}
 		if !pause(ctx, attempt+4) {
 			return have, err
 		}

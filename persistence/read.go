@@ -1,6 +1,7 @@
 package persistence
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -16,7 +17,6 @@ import (
 type multiRequest struct {
 	Last     []string `json:"multi_last"`
 	Seq      uint64   `json:"seq,omitempty"`
-	UpTo     uint64   `json:"up_to_seq,omitempty"`
 	MaxBytes int      `json:"max_bytes"`
 }
 
@@ -52,7 +52,7 @@ func (p *stream) multiLast(ctx context.Context, subjects []string, seq uint64) (
 		switch status := end.Header.Get("Status"); status {
 		case "204":
 		case "404": // no such subject, or a message vanished while it was read
-			if len(msgs) > 1 || req.UpTo > 0 {
+			if len(msgs) > 1 || r.upTo > 0 {
 				return r, errors.New("direct get: message vanished")
 			}
 			return r, nil
@@ -75,7 +75,9 @@ func (p *stream) multiLast(ctx context.Context, subjects []string, seq uint64) (
 		if err != nil {
 			return r, fmt.Errorf("direct get: last sequence: %w", err)
 		}
-		req.Seq, req.UpTo = seq+1, upTo
+		// Not limited to upTo: the answer would repeat that limit instead of telling
+		// how far the replica is. What is newer than asked for, the caller drops.
+		req.Seq = seq + 1
 	}
 }
 
@@ -125,7 +127,11 @@ func (p *stream) read(ctx context.Context, key string, after uint64, h router.En
 	if err != nil {
 		return nil, unavailable("history", err)
 	}
-	return runTo(entries, after, h)
+	run, ok := runTo(entries, after, h)
+	if !ok {
+		return nil, headMoved(key)
+	}
+	return run, nil
 }
 
 var errReplicaLags = errors.New("replica lags behind the leader")
@@ -161,37 +167,22 @@ func decodeAll(msgs []*nats.Msg) ([]router.Entry, error) {
 // runTo selects from entries, in any order, the unbroken run of one life that
 // ends at h. It starts above after and not before a marker: what was there is
 // cleared, whether or not the purge came through.
-func runTo(entries []router.Entry, after uint64, h router.Entry) ([]router.Entry, error) {
-	slices.SortFunc(entries, func(a, b router.Entry) int {
-		switch {
-		case a.Number != b.Number && a.Number < b.Number:
-			return -1
-		case a.Number != b.Number:
-			return 1
-		default:
-			return 0
-		}
-	})
-	i, found := slices.BinarySearchFunc(entries, h.Number, func(e router.Entry, n uint64) int {
-		switch {
-		case e.Number < n:
-			return -1
-		case e.Number > n:
-			return 1
-		default:
-			return 0
-		}
-	})
-	if !found || entries[i].Seq != h.Seq {
-		return nil, headMoved(h.ID)
+// It is false when h is not among them.
+func runTo(entries []router.Entry, after uint64, h router.Entry) (run []router.Entry, ok bool) {
+	// In a stream a life follows another, and numbers rise within a life: the
+	// order of sequences is the order of entries.
+	slices.SortFunc(entries, func(a, b router.Entry) int { return cmp.Compare(a.Seq, b.Seq) })
+	i, found := slices.BinarySearchFunc(entries, h.Seq, func(e router.Entry, seq uint64) int { return cmp.Compare(e.Seq, seq) })
+	if !found {
+		return nil, false
 	}
 	start := i
 	for start > 0 && !entries[start].Cleared {
 		e, prev := &entries[start], &entries[start-1]
-		if prev.Number+1 != e.Number || prev.Number <= after || prev.Life != h.Life || prev.Seq >= e.Seq {
+		if prev.Number+1 != e.Number || prev.Number <= after || prev.Life != h.Life {
 			break
 		}
 		start--
 	}
-	return entries[start : i+1], nil
+	return entries[start : i+1], true
 }

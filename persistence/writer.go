@@ -19,6 +19,9 @@ import (
 // exceeds the ring either, or it would overwrite its own first entries.
 const maxBatch = 100
 
+// maxBatchBytes bounds a batch too: a replicated one is proposed as a whole.
+const maxBatchBytes = 1 << 20
+
 // writer stores entries of one key, one attempt at a time. It belongs to the
 // key's goroutine.
 type writer struct {
@@ -262,6 +265,8 @@ func (w *writer) storeBatch(group []*pending) bool {
 		w.p.heads.Remove(w.key)
 		var refusal *apiError
 		switch {
+		case w.final(err):
+			return false // one of them is too large, for instance
 		case conflicted(err), hadNoEffect(err):
 			w.note(err)
 			continue
