@@ -288,6 +288,38 @@ func TestJ2CutOffReplicaIsNotTrusted(t *testing.T) {
 	}
 }
 
+// TestJ2CutOffLeaderIsNotTrusted cuts a leader off with an edge on its node. It
+// believes in itself for longer than the contact bound.
+func TestJ2CutOffLeaderIsNotTrusted(t *testing.T) {
+	if testing.Short() {
+		t.Skip("elections take 4 to 9 s")
+	}
+	env := replicated(t)
+	cfg := env.fresh()
+	cfg.ContactBound = 2 * time.Second
+	first := start(t, env.cluster.Conn(0, ConnectOptions()...), cfg)
+	leader := env.cluster.StreamLeader(first.streams[0].name)
+	here := start(t, env.cluster.Conn(leader, ConnectOptions()...), cfg)
+	there := start(t, env.cluster.Conn((leader+1)%3, ConnectOptions()...), cfg)
+	mustPut(t, logOf(t, here), "k", "1")
+
+	env.cluster.Cut(leader)
+	begin := time.Now()
+	natstest.Eventually(t, 20*time.Second, "report of the lost majority", func() bool { return here.Healthy() != nil })
+	if took := time.Since(begin); took > 3*cfg.ContactBound {
+		t.Errorf("reported after %v, the bound is %v", took, cfg.ContactBound)
+	}
+	if h, err := logOf(t, here).Head(t.Context(), "k"); router.CodeOf(err) != router.CodeUnavailable || err == nil {
+		t.Errorf("head from a leader without a majority: %+v %v", h, err)
+	}
+	mustPut(t, logOf(t, there), "k", "2") // waits for the election
+	if h, err := logOf(t, here).Head(t.Context(), "k"); err == nil {
+		t.Errorf("head from the old leader: %+v", h)
+	}
+	env.cluster.Heal(leader)
+	eventuallyHead(t, logOf(t, here), "k", 2)
+}
+
 // TestJ2StaleReplicaCannotHideEntries answers direct gets as a replica that
 // stands still would.
 func TestJ2StaleReplicaCannotHideEntries(t *testing.T) {

@@ -3,6 +3,7 @@ package persistence
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"time"
 
@@ -57,7 +58,6 @@ func (p *stream) api(ctx context.Context, op string, in, out any) error {
 	if refusal.Error != nil {
 		return refusal.Error
 	}
-	p.contact()
 	if out == nil {
 		return nil
 	}
@@ -97,7 +97,9 @@ func (p *stream) get(ctx context.Context, in getRequest) (e router.Entry, subjec
 	if a.Error != nil && a.Error.ErrCode != codeMessageNotFound {
 		return e, "", a.Error
 	}
-	p.contact()
+	if !p.replicated {
+		p.contact()
+	}
 	if a.Error != nil || a.Message == nil {
 		return e, "", nil
 	}
@@ -119,7 +121,31 @@ type infoAnswer struct {
 		FirstSeq uint64 `json:"first_seq"`
 		LastSeq  uint64 `json:"last_seq"`
 	} `json:"state"`
+	Cluster *struct {
+		Replicas []struct {
+			Offline bool          `json:"offline"`
+			Active  time.Duration `json:"active"` // since the leader last heard of it
+		} `json:"replicas"`
+	} `json:"cluster"`
 }
+
+// quorum reports whether whoever answered heard of a majority within bound. A
+// leader that is cut off goes on answering for about 10 s, until it notices
+// (nats-server raft.go, lostQuorumInterval).
+func (a *infoAnswer) quorum(bound time.Duration) bool {
+	if a.Cluster == nil || len(a.Cluster.Replicas) == 0 {
+		return true
+	}
+	heard := 1 // the leader itself
+	for _, r := range a.Cluster.Replicas {
+		if !r.Offline && r.Active < bound {
+			heard++
+		}
+	}
+	return 2*heard > len(a.Cluster.Replicas)+1
+}
+
+var errNoQuorum = errors.New("the leader has no majority")
 
 // info asks the leader for the stream's state.
 func (p *stream) info(ctx context.Context) (infoAnswer, error) {
@@ -127,6 +153,10 @@ func (p *stream) info(ctx context.Context) (infoAnswer, error) {
 	if err := p.api(ctx, "INFO", nil, &a); err != nil {
 		return a, err
 	}
+	if !a.quorum(p.cfg.ContactBound) {
+		return a, errNoQuorum
+	}
+	p.contact()
 	p.sawSeq(a.State.LastSeq)
 	return a, nil
 }

@@ -122,7 +122,7 @@ func (p *stream) probe(ctx context.Context) {
 			return
 		case <-tick.C:
 		}
-		if time.Since(time.Unix(0, p.lastContact.Load())) < probeInterval/2 {
+		if p.silence() < probeInterval/2 {
 			continue
 		}
 		try, cancel := context.WithTimeout(ctx, min(readTimeout, p.cfg.ContactBound/2))
@@ -138,7 +138,7 @@ func (p *stream) probe(ctx context.Context) {
 // Config.ContactBound (rule J2).
 func (s *Store) Healthy() error {
 	for _, p := range s.streams {
-		if silent := time.Since(time.Unix(0, p.lastContact.Load())); silent > s.cfg.ContactBound {
+		if silent := p.silence(); silent > s.cfg.ContactBound {
 			return router.Unavailable("history", fmt.Errorf("leader of stream %s not reached for %v", p.name, silent.Round(time.Second)))
 		}
 	}

@@ -3,6 +3,8 @@ package persistence
 import (
 	"context"
 	"errors"
+	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -166,6 +168,48 @@ func TestClosingAnswersEveryAppend(t *testing.T) {
 	wg.Wait()
 	if _, err := put(l, "k", router.NewEntry{}); router.CodeOf(err) != router.CodeUnavailable {
 		t.Errorf("append after the end: %v", err)
+	}
+}
+
+func TestPartitionsActAsOneLog(t *testing.T) {
+	srv := natstest.Run(t)
+	cfg := Config{Namespaces: namespaces(true)}
+	cfg.Namespaces[0].Partitions = 3
+	s := start(t, srv.Conn(ConnectOptions()...), cfg)
+	l := logOf(t, s)
+	var marks []router.Mark
+	var want []string
+	used := map[string]bool{}
+	for i := range 20 {
+		key := "k." + strconv.Itoa(i)
+		live, err := s.nc.SubscribeSync(l.LiveSubject(key))
+		if err != nil {
+			t.Fatal(err)
+		}
+		mustPut(t, l, key, "1")
+		h := mustHead(t, l, key)
+		marks = append(marks, router.Mark{Key: key, Number: h.Number, Seq: h.Seq})
+		m, err := live.NextMsgWithContext(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if e, err := l.DecodeLive(m); err != nil || e.Seq != h.Seq || e.Number != 1 {
+			t.Errorf("%s: live %+v, %v, head %+v", key, e, err, h)
+		}
+		if i%2 == 0 {
+			mustPut(t, l, key, "2")
+			want = append(want, key)
+		}
+		used[l.Incarnation(key)] = true
+	}
+	moved, rewound, err := l.Moved(t.Context(), marks)
+	slices.Sort(moved)
+	slices.Sort(want)
+	if err != nil || rewound || !slices.Equal(moved, want) {
+		t.Errorf("moved %v, rewound %v, %v; want %v", moved, rewound, err, want)
+	}
+	if len(used) != 3 {
+		t.Errorf("%d of 3 partitions are used", len(used))
 	}
 }
 

@@ -61,8 +61,12 @@ func newHeads(size int) *lru.Cache[string, head] {
 	return c
 }
 
-// contact notes that the leader answered.
+// contact notes that a leader with a majority behind it answered: it took an
+// append, or said so (infoAnswer.quorum). Without replicas any answer will do.
 func (p *stream) contact() { p.lastContact.Store(time.Now().UnixNano()) }
+
+// silence returns the time since the last contact.
+func (p *stream) silence() time.Duration { return time.Since(time.Unix(0, p.lastContact.Load())) }
 
 // sawSeq notes that the stream reached seq.
 func (p *stream) sawSeq(seq uint64) {
@@ -99,11 +103,15 @@ func (p *stream) keyOf(subject string) (string, bool) {
 	return rest[:i], true
 }
 
-// head asks the leader for the newest entry of key.
+// head asks the leader for the newest entry of key. The answer of a leader that
+// is cut off is refused as soon as that is known, within the contact bound.
 func (p *stream) head(ctx context.Context, key string) (router.Entry, error) {
 	e, _, err := p.get(ctx, getRequest{Last: p.filter(key)})
 	if err != nil {
 		return e, unavailable("history", err)
+	}
+	if p.replicated && p.silence() > p.cfg.ContactBound {
+		return router.Entry{}, unavailable("history", errNoQuorum)
 	}
 	p.heads.Add(key, head{e.Number, e.Seq, e.Life})
 	return e, nil
