@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"github.com/headrace/headrace/router"
+	"github.com/headrace/headrace/test/check"
+	"github.com/headrace/headrace/test/rawclient"
 )
 
 // TestP4EveryAcknowledgedPublicationOnce is the checker at work: publishers with
@@ -40,12 +42,12 @@ func TestP4EveryAcknowledgedPublicationOnce(t *testing.T) {
 // scenario is one run.
 type scenario struct {
 	h         *harness
-	k         *checker
+	k         *check.Checker
 	rng       *rand.Rand
 	stop      chan struct{} // closed when publishers and faults stop
 	settled   chan struct{} // closed when subscribers stop being cut off
 	finished  chan struct{} // closed when all is over
-	observers []*observer
+	observers []*check.Observer
 	lossy     atomic.Bool // a fault was used after which clients may be told
 	counts    struct{ published, cuts, kills, clears, elections, cutoffs atomic.Int64 }
 }
@@ -54,16 +56,16 @@ const scenarioTime = 5 * time.Second
 
 func runScenario(t *testing.T, replicas int, seed uint64) {
 	s := &scenario{
-		h: newHarness(t, replicas, 3), k: newChecker(), rng: rand.New(rand.NewPCG(seed, uint64(replicas))),
+		h: newHarness(t, replicas, 3), k: check.New(), rng: rand.New(rand.NewPCG(seed, uint64(replicas))),
 		stop: make(chan struct{}), settled: make(chan struct{}), finished: make(chan struct{}),
 	}
 	var subscribers, workers sync.WaitGroup
 	channels := []string{"h:hot", "h:room.1", "h:quiet", "small:hot", "small:a b"}
 	pauses := map[string]time.Duration{"h:hot": 0, "h:room.1": 5 * time.Millisecond, "h:quiet": 700 * time.Millisecond, "small:hot": 2 * time.Millisecond, "small:a b": 300 * time.Millisecond}
 	for i := range 10 {
-		var mine []*observer
+		var mine []*check.Observer
 		for _, channel := range channels {
-			mine = append(mine, s.k.observer(fmt.Sprintf("sub%d", i), channel))
+			mine = append(mine, s.k.Observer(fmt.Sprintf("sub%d", i), channel))
 		}
 		s.observers = append(s.observers, mine...)
 		subscribers.Go(func() { s.subscriber(mine) })
@@ -88,18 +90,21 @@ func runScenario(t *testing.T, replicas int, seed uint64) {
 	}
 	close(s.finished)
 	subscribers.Wait()
-	acked, seen, told := s.k.verify(t, s.observers)
+	res := s.k.Verify(s.observers)
+	for _, p := range res.Problems {
+		t.Error(p)
+	}
 	c := &s.counts
 	t.Logf("acked %d, delivered %d, told %d; cuts %d, edges killed %d, clears %d, elections %d, cut-offs %d, copies dropped %d",
-		acked, seen, told, c.cuts.Load(), c.kills.Load(), c.clears.Load(), c.elections.Load(), c.cutoffs.Load(), s.h.faults.dropped.Load())
-	if acked == 0 || seen == 0 {
+		res.Acked, res.Seen, res.Told, c.cuts.Load(), c.kills.Load(), c.clears.Load(), c.elections.Load(), c.cutoffs.Load(), s.h.faults.dropped.Load())
+	if res.Acked == 0 || res.Seen == 0 {
 		t.Error("nothing was published or nothing seen: the test tested nothing")
 	}
 }
 
 func (s *scenario) allCaughtUp() bool {
 	for _, o := range s.observers {
-		if !o.caughtUp() {
+		if !o.CaughtUp() {
 			return false
 		}
 	}
@@ -120,12 +125,12 @@ func (s *scenario) stopping() bool {
 func (s *scenario) publisher(name, channel string, pause time.Duration) {
 	for n := 0; !s.stopping(); n++ {
 		payload, _ := json.Marshal(fmt.Sprintf("%s-%d", name, n))
-		s.k.sending(channel, string(payload))
+		s.k.Sending(channel, string(payload))
 		for try := 0; try < 60; try++ {
 			offset, err := publish(s.h.any().node, channel, name+"-"+strconv.Itoa(n), payload)
 			if err == nil {
 				if offset > 0 {
-					s.k.ack(channel, string(payload), offset)
+					s.k.Ack(channel, string(payload), offset)
 				}
 				s.counts.published.Add(1)
 				break
@@ -156,10 +161,10 @@ func publish(node *router.Node, channel, key string, payload []byte) (uint64, er
 }
 
 // subscriber follows all its channels over one connection at a time.
-func (s *scenario) subscriber(mine []*observer) {
-	byChannel := make(map[string]*observer, len(mine))
+func (s *scenario) subscriber(mine []*check.Observer) {
+	byChannel := make(map[string]*check.Observer, len(mine))
 	for _, o := range mine {
-		byChannel[o.channel] = o
+		byChannel[o.Channel()] = o
 	}
 	for {
 		select {
@@ -172,17 +177,17 @@ func (s *scenario) subscriber(mine []*observer) {
 }
 
 // attend connects, subscribes and reads until the connection is cut.
-func (s *scenario) attend(byChannel map[string]*observer) {
+func (s *scenario) attend(byChannel map[string]*check.Observer) {
 	trouble := make(chan struct{}, 1)
 	asked := make(map[uint32]string) // command id → channel
 	var mu sync.Mutex                // guards asked
-	c, err := dial(context.Background(), s.h.any().url, func(e event) {
+	c, err := rawclient.Dial(context.Background(), s.h.any().url, func(e rawclient.Event) {
 		switch {
-		case e.reply != nil:
+		case e.Reply != nil:
 			mu.Lock()
-			channel := asked[e.reply.ID]
+			channel := asked[e.Reply.ID]
 			mu.Unlock()
-			if e.reply.Error != nil || e.reply.Subscribe == nil {
+			if e.Reply.Error != nil || e.Reply.Subscribe == nil {
 				select { // temporary: come back later, elsewhere
 				case trouble <- struct{}{}:
 				default:
@@ -190,12 +195,12 @@ func (s *scenario) attend(byChannel map[string]*observer) {
 				return
 			}
 			o := byChannel[channel]
-			_, _, known := o.position()
-			o.subscribed(known, e.reply.Subscribe)
-		case e.push.Pub != nil:
-			byChannel[e.push.Channel].published(e.push.Pub)
-		case e.push.Unsubscribe != nil:
-			byChannel[e.push.Channel].invalidated()
+			_, _, known := o.Position()
+			o.Subscribed(known, e.Reply.Subscribe)
+		case e.Push.Pub != nil:
+			byChannel[e.Push.Channel].Published(e.Push.Pub)
+		case e.Push.Unsubscribe != nil:
+			byChannel[e.Push.Channel].Invalidated()
 			select {
 			case trouble <- struct{}{}:
 			default:
@@ -206,15 +211,15 @@ func (s *scenario) attend(byChannel map[string]*observer) {
 		time.Sleep(20 * time.Millisecond) // the reconnect pause of a client
 		return
 	}
-	defer c.close()
+	defer c.Close()
 	for channel, o := range byChannel {
-		offset, epoch, known := o.position()
+		offset, epoch, known := o.Position()
 		body := map[string]any{"channel": channel}
 		if known {
 			body["recover"], body["offset"], body["epoch"] = true, offset, epoch
 		}
 		mu.Lock() // the reply may come before send returns
-		id, err := c.send("subscribe", body)
+		id, err := c.Send("subscribe", body)
 		asked[id] = channel
 		mu.Unlock()
 		if err != nil {
@@ -237,7 +242,7 @@ func (s *scenario) attend(byChannel map[string]*observer) {
 		case <-trouble:
 			time.Sleep(20 * time.Millisecond) // the reconnect pause of a client
 			return
-		case <-c.done:
+		case <-c.Done():
 			return
 		case <-s.finished:
 			return
@@ -270,7 +275,7 @@ func (s *scenario) clear(channel string) {
 	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 	defer cancel()
 	if marker, err := log.Clear(ctx, ch.Key()); err == nil && marker.Number > 0 {
-		s.k.cleared(channel, marker.Number)
+		s.k.Cleared(channel, marker.Number)
 		s.lossy.Store(true)
 		s.counts.clears.Add(1)
 	}

@@ -1,4 +1,6 @@
-package test
+// Package rawclient is a client of the JSON protocol for tests that want to see
+// every frame.
+package rawclient
 
 import (
 	"bytes"
@@ -13,51 +15,54 @@ import (
 	"github.com/gorilla/websocket"
 )
 
-// wsClient is a client of the JSON protocol that does nothing by itself: no
+// Client is one connection of the JSON protocol that does nothing by itself: no
 // reconnects, no recovery. The tests decide and the checker sees every frame.
-type wsClient struct {
-	conn    *websocket.Conn
-	nextID  atomic.Uint32
-	replies chan reply // every reply with an id, in order
-	pushes  chan push  // every push, in order, and {} pings answered by pongs
-	done    chan struct{}
-	err     error // set before done is closed: why reading ended
+type Client struct {
+	conn   *websocket.Conn
+	nextID atomic.Uint32
+	doneC  chan struct{}
+	err    error // set before doneC is closed: why reading ended
 }
 
-type reply struct {
+// Reply is one reply.
+type Reply struct {
 	ID        uint32          `json:"id"`
-	Error     *replyError     `json:"error"`
+	Error     *ReplyError     `json:"error"`
 	Connect   json.RawMessage `json:"connect"`
-	Subscribe *subscribeReply `json:"subscribe"`
-	Push      *push           `json:"push"`
+	Subscribe *SubscribeReply `json:"subscribe"`
+	Push      *Push           `json:"push"`
 }
 
-type replyError struct {
+// ReplyError is an error of the protocol.
+type ReplyError struct {
 	Code      uint32 `json:"code"`
 	Message   string `json:"message"`
 	Temporary bool   `json:"temporary"`
 }
 
-func (e *replyError) Error() string { return fmt.Sprintf("%d: %s", e.Code, e.Message) }
+func (e *ReplyError) Error() string { return fmt.Sprintf("%d: %s", e.Code, e.Message) }
 
-type subscribeReply struct {
+// SubscribeReply is the reply to subscribe.
+type SubscribeReply struct {
 	Recoverable   bool          `json:"recoverable"`
 	Recovered     bool          `json:"recovered"`
 	WasRecovering bool          `json:"was_recovering"`
 	Epoch         string        `json:"epoch"`
 	Offset        uint64        `json:"offset"`
-	Publications  []publication `json:"publications"`
+	Publications  []Publication `json:"publications"`
 }
 
-type publication struct {
+// Publication is a publication as on the wire.
+type Publication struct {
 	Data   json.RawMessage `json:"data"`
 	Offset uint64          `json:"offset"`
 	Epoch  string          `json:"epoch"`
 }
 
-type push struct {
+// Push is one push.
+type Push struct {
 	Channel     string       `json:"channel"`
-	Pub         *publication `json:"pub"`
+	Pub         *Publication `json:"pub"`
 	Unsubscribe *struct {
 		Code   uint32 `json:"code"`
 		Reason string `json:"reason"`
@@ -67,33 +72,33 @@ type push struct {
 	} `json:"disconnect"`
 }
 
-// event is what a reader sees, in the order of the wire.
-type event struct {
-	reply *reply
-	push  *push
+// Event is what a reader sees, in the order of the wire.
+type Event struct {
+	Reply *Reply
+	Push  *Push
 }
 
-// dial connects and starts reading; on receives every event in order, on the
+// Dial connects and starts reading; on receives every event in order, on the
 // reading goroutine.
-func dial(ctx context.Context, url string, on func(event)) (*wsClient, error) {
+func Dial(ctx context.Context, url string, on func(Event)) (*Client, error) {
 	d := websocket.Dialer{HandshakeTimeout: 5 * time.Second}
 	conn, _, err := d.DialContext(ctx, strings.Replace(url, "http", "ws", 1)+"/connection/websocket", nil)
 	if err != nil {
 		return nil, err
 	}
-	c := &wsClient{conn: conn, done: make(chan struct{})}
+	c := &Client{conn: conn, doneC: make(chan struct{})}
 	connected := make(chan error, 1)
 	first := true
 	go func() {
-		defer close(c.done)
-		c.err = c.read(func(e event) {
+		defer close(c.doneC)
+		c.err = c.read(func(e Event) {
 			if first {
 				first = false
 				switch {
-				case e.reply == nil:
+				case e.Reply == nil:
 					connected <- errors.New("no connect reply first")
-				case e.reply.Error != nil:
-					connected <- e.reply.Error
+				case e.Reply.Error != nil:
+					connected <- e.Reply.Error
 				default:
 					connected <- nil
 				}
@@ -109,19 +114,19 @@ func dial(ctx context.Context, url string, on func(event)) (*wsClient, error) {
 	c.nextID.Store(1)
 	select {
 	case err = <-connected:
-	case <-c.done:
+	case <-c.doneC:
 		err = c.err
 	case <-time.After(10 * time.Second):
 		err = errors.New("no connect reply")
 	}
 	if err != nil {
-		c.close()
+		c.Close()
 		return nil, err
 	}
 	return c, nil
 }
 
-func (c *wsClient) read(on func(event)) error {
+func (c *Client) read(on func(Event)) error {
 	for {
 		_, frame, err := c.conn.ReadMessage()
 		if err != nil {
@@ -134,26 +139,26 @@ func (c *wsClient) read(on func(event)) error {
 				}
 				continue
 			}
-			var r reply
+			var r Reply
 			if err := json.Unmarshal(line, &r); err != nil {
 				return fmt.Errorf("frame %q: %w", line, err)
 			}
 			if r.Push != nil {
-				on(event{push: r.Push})
+				on(Event{Push: r.Push})
 			} else {
-				on(event{reply: &r})
+				on(Event{Reply: &r})
 			}
 		}
 	}
 }
 
-func (c *wsClient) write(frame string) error {
+func (c *Client) write(frame string) error {
 	c.conn.SetWriteDeadline(time.Now().Add(5 * time.Second)) //nolint:errcheck // never fails in gorilla
 	return c.conn.WriteMessage(websocket.TextMessage, []byte(frame))
 }
 
-// send writes one command and returns its id.
-func (c *wsClient) send(command string, body any) (uint32, error) {
+// Send writes one command and returns its id.
+func (c *Client) Send(command string, body any) (uint32, error) {
 	b, err := json.Marshal(body)
 	if err != nil {
 		return 0, err
@@ -162,8 +167,11 @@ func (c *wsClient) send(command string, body any) (uint32, error) {
 	return id, c.write(fmt.Sprintf(`{"id":%d,%q:%s}`, id, command, b))
 }
 
-// close cuts the connection without a goodbye and waits for the reader.
-func (c *wsClient) close() {
+// Close cuts the connection without a goodbye and waits for the reader.
+func (c *Client) Close() {
 	c.conn.Close()
-	<-c.done
+	<-c.doneC
 }
+
+// Done is closed when the connection has ended.
+func (c *Client) Done() <-chan struct{} { return c.doneC }
