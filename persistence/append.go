@@ -167,12 +167,16 @@ func refusedForGood(err error) bool {
 		!strings.Contains(refusal.Text, "batch")
 }
 
-// appendTimeout bounds one attempt. It is far above a slow disk's latency and
-// below an election, so that a lost acknowledgement costs little.
-const appendTimeout = 3 * time.Second
+// appendTimeout bounds the first attempt. It is far above a slow disk's latency;
+// a leader that steps down forgets what was under way and never answers. Each
+// attempt without an answer doubles it, up to four times, so that an overloaded
+// cluster is not asked ever more.
+const appendTimeout = time.Second
 
-func (p *stream) attemptContext(deadline time.Time) (context.Context, context.CancelFunc) {
-	if d := time.Now().Add(appendTimeout); d.Before(deadline) {
+// attemptContext ends after the time for an attempt that follows unanswered ones,
+// or at deadline.
+func (p *stream) attemptContext(deadline time.Time, unanswered int) (context.Context, context.CancelFunc) {
+	if d := time.Now().Add(appendTimeout << min(unanswered, 2)); d.Before(deadline) {
 		deadline = d
 	}
 	return context.WithDeadline(context.Background(), deadline)

@@ -180,7 +180,7 @@ func (in *ingest) bury(m jetstream.Msg, meta *jetstream.MsgMetadata, reason stri
 	dead := &nats.Msg{Subject: in.dead + in.incarnation + "-" + seq, Data: m.Data(), Header: nats.Header{
 		headerReason: {oneLine(reason)}, headerOriginSubject: {m.Subject()}, headerOriginSeq: {seq},
 	}}
-	ctx, cancel := context.WithTimeout(context.Background(), appendTimeout)
+	ctx, cancel := context.WithTimeout(context.Background(), readTimeout)
 	defer cancel()
 	_, err := in.s.js.PublishMsg(ctx, dead, jetstream.WithExpectLastSequencePerSubject(0))
 	var refusal *jetstream.APIError

@@ -53,7 +53,7 @@ func (w *writer) head(deadline time.Time) (head, error) {
 	if h, ok := w.p.heads.Get(w.key); ok {
 		return h, nil
 	}
-	ctx, cancel := w.p.attemptContext(deadline)
+	ctx, cancel := w.p.attemptContext(deadline, 1)
 	defer cancel()
 	if _, err := w.p.head(ctx, w.key); err != nil {
 		return head{}, err
@@ -147,7 +147,7 @@ func next(h head, e router.Entry) router.Entry {
 // overwritten since, and then the repetition is answered as a duplicate.
 func (w *writer) lookBack(q *pending) (e router.Entry, found bool, err error) {
 	for _, n := range q.tried {
-		ctx, cancel := w.p.attemptContext(q.deadline)
+		ctx, cancel := w.p.attemptContext(q.deadline, len(q.tried))
 		e, _, err = w.p.get(ctx, getRequest{Last: w.p.place(w.key, n, q.entry.Cleared)})
 		cancel()
 		if err != nil {
@@ -173,7 +173,7 @@ func (p *stream) place(key string, n uint64, cleared bool) string {
 // answerDuplicate answers with the number of the original at seq, if it is still
 // stored. An original that one of q's own attempts wrote is no duplicate.
 func (w *writer) answerDuplicate(q *pending, seq uint64) {
-	ctx, cancel := w.p.attemptContext(q.deadline)
+	ctx, cancel := w.p.attemptContext(q.deadline, len(q.tried))
 	defer cancel()
 	e, _, err := w.p.get(ctx, getRequest{Seq: seq})
 	if err != nil || e.ID != q.entry.ID {
@@ -208,7 +208,7 @@ func (w *writer) message(e *router.Entry, seq uint64) *nats.Msg {
 }
 
 func (w *writer) publish(q *pending, e *router.Entry, seq uint64) (pubAck, error) {
-	ctx, cancel := w.p.attemptContext(q.deadline)
+	ctx, cancel := w.p.attemptContext(q.deadline, len(q.tried))
 	defer cancel()
 	return w.send(ctx, w.message(e, seq))
 }
@@ -296,7 +296,7 @@ const (
 // Without replicas only the first may carry it, because the server checks again
 // while it stores one entry after the other, with nobody else in between.
 func (w *writer) publishBatch(q *pending, entries []router.Entry, seq uint64) (pubAck, error) {
-	ctx, cancel := w.p.attemptContext(q.deadline)
+	ctx, cancel := w.p.attemptContext(q.deadline, len(q.tried))
 	defer cancel()
 	id := rand.Text()
 	for i := range entries {
