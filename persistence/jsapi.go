@@ -14,16 +14,10 @@ import (
 
 // Error codes of the JetStream API (nats-server server/errors.json).
 const (
-	codeStreamNotFound     = 10059
-	codeMessageNotFound    = 10037
-	codeWrongLastSequence  = 10071 // the sequence differs
-	codeLastSequenceBusy   = 10164 // another append is in flight (R3), sometimes spurious
-	codeDuplicateInFlight  = 10158 // the same id is in flight (R3)
-	codeBatchDuplicate     = 10201 // an id of the batch was stored before
-	codeBatchUnknown       = 10176 // the batch is incomplete
-	codeBatchTooManyOpen   = 10210
-	codeStreamNameInUse    = 10058
-	codeInsufficientMemory = 10028
+	codeMessageNotFound   = 10037
+	codeWrongLastSequence = 10071 // the sequence differs
+	codeLastSequenceBusy  = 10164 // another append is in flight (R3), sometimes spurious
+	codeDuplicateInFlight = 10158 // the same id is in flight (R3)
 )
 
 // apiError is a refusal by JetStream.
