@@ -60,8 +60,10 @@ type Client struct {
 	QueueBytes       int           `yaml:"queue_bytes" doc:"bytes that may wait for one client before it is a slow consumer"`
 	ChannelLimit     int           `yaml:"channel_limit" doc:"subscriptions of one client"`
 	ChannelMaxLength int           `yaml:"channel_max_length" doc:"bytes in a channel's name"`
-	MaxConnections   int           `yaml:"max_connections" doc:"sessions on this node; 0 is no limit"`
-	ShutdownTimeout  time.Duration `yaml:"shutdown_timeout" doc:"how long a stop waits for sessions to end"`
+	MaxInflight      int           `yaml:"max_inflight" doc:"commands of one client that wait for the cluster; at the bound it is not read from"`
+	HistoryLimit     int           `yaml:"history_limit" doc:"publications in one history reply to a client"`
+	ExpireGrace      time.Duration `yaml:"expire_grace" doc:"how long a session outlives its token, so that the client can bring a new one"`
+	DrainWindow      time.Duration `yaml:"drain_window" doc:"time over which a stop spreads the disconnects"`
 }
 
 // Token is how connection tokens are checked.
@@ -75,6 +77,7 @@ type Token struct {
 type HTTPAPI struct {
 	Key      string `yaml:"key" secret:"true" doc:"key that callers send as X-API-Key; empty closes the API"`
 	Insecure bool   `yaml:"insecure" doc:"calls need no key; loopback only"`
+	MaxBytes int    `yaml:"max_bytes" doc:"largest request to the API"`
 }
 
 // Router is the timing of the cluster.
@@ -143,8 +146,12 @@ func Default() Config {
 			QueueBytes:       1 << 20,
 			ChannelLimit:     128,
 			ChannelMaxLength: 255,
-			ShutdownTimeout:  10 * time.Second,
+			MaxInflight:      64,
+			HistoryLimit:     1000,
+			ExpireGrace:      25 * time.Second,
+			DrainWindow:      5 * time.Second,
 		},
+		HTTPAPI: HTTPAPI{MaxBytes: 4 << 20},
 		Router: Router{
 			Linger:            30 * time.Second,
 			SweepInterval:     30 * time.Second,

@@ -24,6 +24,7 @@ func (d *decoder) validate(cfg *Config) {
 	check(!cfg.HTTPAPI.Insecure || !remote, "http_api.insecure", remedy, cfg.Address)
 	validateNATS(&cfg.NATS, cfg.Data, check)
 	validateClient(&cfg.Client, check)
+	check(cfg.HTTPAPI.MaxBytes > 0, "http_api.max_bytes", "%d must be positive", cfg.HTTPAPI.MaxBytes)
 	check(cfg.Router.Linger >= 0, "router.linger", "%v is negative", cfg.Router.Linger)
 	check(cfg.Router.SweepInterval >= time.Second, "router.sweep_interval", "%v is below 1s", cfg.Router.SweepInterval)
 	check(within(cfg.Router.HeartbeatInterval, 100*time.Millisecond, time.Minute), "router.heartbeat_interval", "%v is not within 100ms to 1m", cfg.Router.HeartbeatInterval)
@@ -61,15 +62,17 @@ func validateNATS(n *NATS, data string, check func(bool, string, string, ...any)
 
 func validateClient(c *Client, check func(bool, string, string, ...any)) {
 	check(c.PingInterval >= time.Second, "client.ping_interval", "%v is below 1s", c.PingInterval)
-	check(c.PongTimeout > 0 && c.PongTimeout < c.PingInterval, "client.pong_timeout", "%v is not between 0 and ping_interval %v", c.PongTimeout, c.PingInterval)
-	check(c.ConnectTimeout > 0, "client.connect_timeout", "%v must be positive", c.ConnectTimeout)
+	check(c.PongTimeout >= time.Second && c.PongTimeout < c.PingInterval, "client.pong_timeout", "%v is not between 1s and ping_interval %v", c.PongTimeout, c.PingInterval)
+	check(c.ConnectTimeout >= time.Second, "client.connect_timeout", "%v is below 1s", c.ConnectTimeout)
 	check(c.WriteTimeout > 0, "client.write_timeout", "%v must be positive", c.WriteTimeout)
 	check(c.MaxMessageBytes >= 1024 && c.MaxMessageBytes <= 1<<20, "client.max_message_bytes", "%d is not within 1024 and 1048576 (NATS carries 1 MiB)", c.MaxMessageBytes)
 	check(c.QueueBytes >= c.MaxMessageBytes, "client.queue_bytes", "%d is below max_message_bytes %d", c.QueueBytes, c.MaxMessageBytes)
 	check(c.ChannelLimit > 0, "client.channel_limit", "%d must be positive", c.ChannelLimit)
 	check(c.ChannelMaxLength > 0 && c.ChannelMaxLength <= 1024, "client.channel_max_length", "%d is not within 1 to 1024", c.ChannelMaxLength)
-	check(c.MaxConnections >= 0, "client.max_connections", "%d is negative", c.MaxConnections)
-	check(c.ShutdownTimeout > 0, "client.shutdown_timeout", "%v must be positive", c.ShutdownTimeout)
+	check(c.MaxInflight > 0, "client.max_inflight", "%d must be positive", c.MaxInflight)
+	check(c.HistoryLimit > 0, "client.history_limit", "%d must be positive", c.HistoryLimit)
+	check(c.ExpireGrace >= 0, "client.expire_grace", "%v is negative", c.ExpireGrace)
+	check(c.DrainWindow >= 0, "client.drain_window", "%v is negative", c.DrainWindow)
 }
 
 func within(d, low, high time.Duration) bool { return d >= low && d <= high }

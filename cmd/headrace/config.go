@@ -1,0 +1,140 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+
+	"github.com/headrace/headrace/internal/config"
+)
+
+// settingFlags are the settings with a flag of their own; --set reaches the rest.
+var settingFlags = []struct{ name, path, usage string }{
+	{"addr", "address", "`host:port` to serve clients on (default 127.0.0.1:8000)"},
+	{"data", "data", "data `directory` of the embedded NATS server (default headrace-data)"},
+	{"nats", "nats.url", "NATS server `urls`, comma separated, instead of the embedded server"},
+	{"nats-listen", "nats.listen", "`host:port` on which the embedded server takes NATS clients"},
+	{"node-name", "node_name", "`name` of this node shown to people"},
+	{"log-level", "log.level", "debug, info, warn or error (default info)"},
+	{"log-format", "log.format", "text or json (default text)"},
+}
+
+var switchFlags = []struct{ name, path, usage string }{
+	{"insecure", "insecure", "everyone may do everything; for development, loopback only"},
+	{"demo", "demo", "serve the demo chat (on without a configuration file)"},
+}
+
+// configFlags adds the flags that make a configuration and returns a function
+// that loads it.
+func (a *app) configFlags(cmd *cobra.Command) func() (config.Config, error) {
+	flags := cmd.Flags()
+	file := flags.StringP("config", "c", "", "configuration `file`, YAML (variable "+config.EnvFile+")")
+	set := flags.StringArray("set", nil, "any other setting as `key=value`, such as client.ping_interval=10s; repeatable")
+	for _, f := range settingFlags {
+		flags.String(f.name, "", f.usage)
+	}
+	for _, f := range switchFlags {
+		flags.Bool(f.name, false, f.usage)
+	}
+	return func() (config.Config, error) {
+		src := config.Source{File: *file, Environ: a.environ}
+		if src.File == "" {
+			src.File = lookupEnv(a.environ, config.EnvFile)
+		}
+		for _, pair := range *set {
+			path, value, ok := strings.Cut(pair, "=")
+			if !ok {
+				return config.Config{}, &usageError{err: fmt.Errorf("--set %q has no value", pair), hint: "write --set key=value"}
+			}
+			src.Flags = append(src.Flags, config.Flag{Name: "--set", Path: path, Value: value})
+		}
+		src.Flags = append(src.Flags, changedFlags(flags)...)
+		return loadConfig(src)
+	}
+}
+
+func changedFlags(flags *pflag.FlagSet) []config.Flag {
+	var changed []config.Flag
+	for _, f := range append(settingFlags, switchFlags...) {
+		if flag := flags.Lookup(f.name); flag.Changed {
+			changed = append(changed, config.Flag{Name: "--" + f.name, Path: f.path, Value: flag.Value.String()})
+		}
+	}
+	return changed
+}
+
+// loadConfig loads src and checks it with the rules of the packages it is for.
+func loadConfig(src config.Source) (config.Config, error) {
+	cfg, err := config.Load(src)
+	var problems *config.Error
+	if err != nil && !errors.As(err, &problems) {
+		return cfg, &usageError{err: err, hint: "name the file with --config"}
+	}
+	if problems == nil {
+		problems = new(config.Error)
+	}
+	for _, ns := range namespaces(cfg) {
+		if ns.Name == "" {
+			continue // told already
+		}
+		for _, line := range splitJoined(ns.Validate()) {
+			problems.Problems = append(problems.Problems, config.Problem{What: line})
+		}
+	}
+	if len(problems.Problems) > 0 {
+		return cfg, &usageError{err: problems, hint: "`headrace config print` shows what is in effect; docs/operations.md lists every key"}
+	}
+	return cfg, nil
+}
+
+// splitJoined returns the messages of errors joined by errors.Join.
+func splitJoined(err error) []string {
+	if err == nil {
+		return nil
+	}
+	return strings.Split(err.Error(), "\n")
+}
+
+func lookupEnv(environ []string, name string) string {
+	for _, kv := range environ {
+		if value, ok := strings.CutPrefix(kv, name+"="); ok {
+			return value
+		}
+	}
+	return ""
+}
+
+func (a *app) configCommand() *cobra.Command {
+	cmd := &cobra.Command{Use: "config", Short: "Check and print the configuration", Args: noSuchCommand,
+		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() }}
+	check := &cobra.Command{Use: "check", Short: "Check file, environment and flags; exit with 2 when something is wrong", Args: exactArgs(0)}
+	loadForCheck := a.configFlags(check)
+	check.RunE = func(*cobra.Command, []string) error {
+		cfg, err := loadForCheck()
+		if err != nil {
+			return err
+		}
+		streams := 0
+		for _, ns := range namespaces(cfg) {
+			if ns.HistorySize > 0 {
+				streams += ns.Partitions
+			}
+		}
+		_, err = fmt.Fprintf(a.stdout, "ok: %d namespaces, %d history streams with %d replicas\n", len(cfg.Namespaces), streams, replicas(cfg))
+		return err
+	}
+	show := &cobra.Command{Use: "print", Short: "Print the configuration in effect, secrets hidden", Args: exactArgs(0)}
+	loadForPrint := a.configFlags(show)
+	show.RunE = func(*cobra.Command, []string) error {
+		cfg, err := loadForPrint()
+		if err != nil {
+			return err
+		}
+		return config.Print(a.stdout, cfg)
+	}
+	cmd.AddCommand(check, show)
+	return cmd
+}

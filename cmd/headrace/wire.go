@@ -1,0 +1,89 @@
+package main
+
+import (
+	"log/slog"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/headrace/headrace/edge"
+	"github.com/headrace/headrace/internal/config"
+	"github.com/headrace/headrace/persistence"
+	"github.com/headrace/headrace/router"
+)
+
+// namespaces translates the configuration's namespaces into the router's.
+func namespaces(cfg config.Config) []router.Namespace {
+	out := make([]router.Namespace, len(cfg.Namespaces))
+	for i, ns := range cfg.Namespaces {
+		out[i] = router.Namespace{
+			Name:                    ns.Name,
+			HistorySize:             ns.HistorySize,
+			HistoryTTL:              ns.HistoryTTL,
+			Retention:               ns.Retention,
+			Partitions:              ns.Partitions,
+			MemoryStorage:           ns.MemoryStorage,
+			Payload:                 router.Payload(ns.Payload),
+			Recover:                 ns.ForceRecovery,
+			Positioned:              ns.ForcePositioning,
+			CacheMode:               ns.CacheMode,
+			Presence:                ns.Presence,
+			JoinLeave:               ns.JoinLeave,
+			ForceJoinLeave:          ns.ForceJoinLeave,
+			AllowSubscribe:          ns.AllowSubscribe,
+			AllowPublish:            ns.AllowPublish,
+			AllowPublishSubscriber:  ns.AllowPublishSubscriber,
+			AllowHistory:            ns.AllowHistory,
+			AllowHistorySubscriber:  ns.AllowHistorySubscriber,
+			AllowPresence:           ns.AllowPresence,
+			AllowPresenceSubscriber: ns.AllowPresenceSubscriber,
+			AllowSubscribeAnonymous: ns.AllowSubscribeAnonymous,
+			AllowPublishAnonymous:   ns.AllowPublishAnonymous,
+			AllowHistoryAnonymous:   ns.AllowHistoryAnonymous,
+			AllowPresenceAnonymous:  ns.AllowPresenceAnonymous,
+		}
+	}
+	return out
+}
+
+// replicas is the number of copies of every stream.
+func replicas(cfg config.Config) int {
+	switch {
+	case cfg.NATS.Replicas > 0:
+		return cfg.NATS.Replicas
+	case cfg.NATS.URL == "":
+		return 1
+	default:
+		return 3
+	}
+}
+
+func storeConfig(cfg config.Config, log *slog.Logger, reg prometheus.Registerer) persistence.Config {
+	return persistence.Config{
+		Prefix:         cfg.NATS.Prefix,
+		Namespaces:     namespaces(cfg),
+		Replicas:       replicas(cfg),
+		PublishTimeout: cfg.Router.PublishTimeout,
+		Log:            log.With("part", "persistence"),
+		Metrics:        reg,
+	}
+}
+
+func edgeConfig(cfg config.Config, nodeID string, log *slog.Logger, reg prometheus.Registerer) edge.Config {
+	e := edge.DefaultConfig()
+	e.NodeID, e.Version = nodeID, versionString()
+	e.Insecure = cfg.Insecure
+	e.TokenHMACSecret = cfg.Client.Token.HMACSecretKey
+	e.TokenAudience, e.TokenIssuer = cfg.Client.Token.Audience, cfg.Client.Token.Issuer
+	e.AllowAnonymous = cfg.Client.AllowAnonymous
+	e.PingInterval, e.PongTimeout = cfg.Client.PingInterval, cfg.Client.PongTimeout
+	e.ConnectTimeout, e.WriteTimeout = cfg.Client.ConnectTimeout, cfg.Client.WriteTimeout
+	e.ExpireGrace, e.DrainWindow = cfg.Client.ExpireGrace, cfg.Client.DrainWindow
+	e.MaxMessageBytes, e.QueueBytes = cfg.Client.MaxMessageBytes, cfg.Client.QueueBytes
+	e.ChannelLimit, e.MaxChannelLength = cfg.Client.ChannelLimit, cfg.Client.ChannelMaxLength
+	e.MaxInflight, e.MaxHistoryLimit = cfg.Client.MaxInflight, cfg.Client.HistoryLimit
+	e.APIKey, e.APIInsecure = cfg.HTTPAPI.Key, cfg.HTTPAPI.Insecure || cfg.Insecure
+	e.MaxAPIBytes = int64(cfg.HTTPAPI.MaxBytes)
+	e.AllowedOrigins = cfg.Client.AllowedOrigins
+	e.Registry, e.Log = reg, log.With("part", "edge")
+	return e
+}
