@@ -1,0 +1,165 @@
+package edge
+
+import (
+	"encoding/binary"
+	"errors"
+	"io"
+
+	"github.com/centrifugal/protocol"
+
+	"github.com/headrace/headrace/router"
+)
+
+// kind is an encoding on a transport. It indexes the frame cache of a
+// router.Batch, so kinds are below router.MaxFrameKinds.
+type kind uint8
+
+const (
+	jsonWS     kind = iota // JSON lines in a text frame
+	protobufWS             // length-prefixed messages in a binary frame
+	numKinds
+)
+
+func (k kind) String() string {
+	if k == protobufWS {
+		return "protobuf"
+	}
+	return "json"
+}
+
+// pingFrames are the empty replies that the protocol uses as pings.
+var pingFrames = [numKinds][]byte{
+	jsonWS:     sealFrame(opText, append(newFrame(2), "{}"...)),
+	protobufWS: sealFrame(opBinary, append(newFrame(1), 0)),
+}
+
+var errEmptyFrame = errors.New("edge: empty frame")
+
+// decodeCommands calls f for every command in data until f returns false. The
+// strings of JSON commands point into data, which must not change afterwards.
+func (k kind) decodeCommands(data []byte, f func(*protocol.Command) bool) error {
+	if len(data) == 0 {
+		return errEmptyFrame
+	}
+	var dec protocol.CommandDecoder
+	if k == protobufWS {
+		dec = protocol.NewProtobufCommandDecoder(data)
+	} else {
+		dec = protocol.NewJSONCommandDecoder(data)
+	}
+	for {
+		cmd, err := dec.Decode()
+		if cmd != nil && (err == nil || errors.Is(err, io.EOF)) && !f(cmd) {
+			return nil
+		}
+		switch {
+		case errors.Is(err, io.EOF) && cmd != nil:
+			return nil
+		case errors.Is(err, io.EOF): // a truncated length prefix
+			return io.ErrUnexpectedEOF
+		case err != nil:
+			return err
+		}
+	}
+}
+
+// appendReply appends r to the payload b of a frame. first is whether nothing
+// was appended yet. It fails when r holds invalid JSON for a JSON kind; b is then
+// returned as it was.
+func (k kind) appendReply(b []byte, r *protocol.Reply) ([]byte, error) {
+	if k == protobufWS {
+		size := r.SizeVT()
+		out := binary.AppendUvarint(b, uint64(size))
+		start := len(out)
+		out = append(out, make([]byte, size)...)
+		if _, err := r.MarshalToSizedBufferVT(out[start:]); err != nil {
+			return b, err
+		}
+		return out, nil
+	}
+	enc, err := protocol.DefaultJsonReplyEncoder.Encode(r)
+	if err != nil {
+		return b, err
+	}
+	if len(b) > frameHead {
+		b = append(b, '\n')
+	}
+	return append(b, enc...), nil
+}
+
+// seal makes a frame of the payload collected by appendReply.
+func (k kind) seal(b []byte) []byte {
+	if k == protobufWS {
+		return sealFrame(opBinary, b)
+	}
+	return sealFrame(opText, b)
+}
+
+// frame encodes one reply as a frame.
+func (k kind) frame(r *protocol.Reply) ([]byte, error) {
+	b, err := k.appendReply(newFrame(128), r)
+	if err != nil {
+		return nil, err
+	}
+	return k.seal(b), nil
+}
+
+// batchFrame encodes all pushes of b as one frame, nil when none can be encoded.
+// failed is called for each push that cannot be.
+func (k kind) batchFrame(b *router.Batch, failed func()) []byte {
+	size := 0
+	for i := range b.Pushes {
+		if p := b.Pushes[i].Pub; p != nil {
+			size += len(p.Data)
+		}
+		size += 64 + len(b.Channel)
+	}
+	buf := newFrame(size)
+	for i := range b.Pushes {
+		var err error
+		if buf, err = k.appendReply(buf, &protocol.Reply{Push: wirePush(b.Channel, &b.Pushes[i])}); err != nil {
+			failed()
+		}
+	}
+	if len(buf) == frameHead {
+		return nil
+	}
+	return k.seal(buf)
+}
+
+func wirePush(channel string, p *router.Push) *protocol.Push {
+	w := &protocol.Push{Channel: channel}
+	switch {
+	case p.Pub != nil:
+		w.Pub = wirePublication(p.Pub)
+	case p.Join != nil:
+		w.Join = &protocol.Join{Info: wireInfo(p.Join)}
+	case p.Leave != nil:
+		w.Leave = &protocol.Leave{Info: wireInfo(p.Leave)}
+	}
+	return w
+}
+
+func wirePublication(p *router.Publication) *protocol.Publication {
+	return &protocol.Publication{
+		Data: p.Data, Info: wireInfo(p.Info), Offset: p.Offset, Epoch: p.Epoch, Tags: p.Tags, Time: p.Time,
+	}
+}
+
+func wirePublications(ps []*router.Publication) []*protocol.Publication {
+	if len(ps) == 0 {
+		return nil
+	}
+	out := make([]*protocol.Publication, len(ps))
+	for i, p := range ps {
+		out[i] = wirePublication(p)
+	}
+	return out
+}
+
+func wireInfo(i *router.ClientInfo) *protocol.ClientInfo {
+	if i == nil {
+		return nil
+	}
+	return &protocol.ClientInfo{User: i.User, Client: i.Client, ConnInfo: i.ConnInfo, ChanInfo: i.ChanInfo}
+}

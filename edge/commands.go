@@ -1,0 +1,219 @@
+package edge
+
+import (
+	"context"
+	"time"
+
+	"github.com/centrifugal/protocol"
+
+	"github.com/headrace/headrace/router"
+)
+
+// callTimeout bounds what a command waits for the cluster. It is longer than the
+// router's own bounds, so that their clearer errors come first.
+const callTimeout = 12 * time.Second
+
+// command takes one command. It returns false when the session has ended.
+func (s *session) command(cmd *protocol.Command) bool {
+	method := methodOf(cmd)
+	s.srv.metrics.byMethod[method].Inc()
+	s.mu.Lock()
+	connected := s.connected
+	s.mu.Unlock()
+	if method == "pong" && connected {
+		s.mu.Lock()
+		s.pongBy = time.Time{}
+		s.mu.Unlock()
+		return true
+	}
+	if (cmd.Id == 0 && method != "send") || connected == (method == "connect") {
+		s.close(disconnectBadRequest)
+		return false
+	}
+	switch method {
+	case "connect":
+		return s.connect(cmd)
+	case "subscribe":
+		s.inOrder(cmd.Subscribe.Channel, func() { s.subscribe(cmd) })
+	case "unsubscribe":
+		s.inOrder(cmd.Unsubscribe.Channel, func() { s.unsubscribe(cmd) })
+	case "publish":
+		s.inOrder(cmd.Publish.Channel, func() { s.publish(cmd) })
+	case "history":
+		s.inOrder(cmd.History.Channel, func() { s.call(cmd, s.history) })
+	case "presence":
+		s.inOrder(cmd.Presence.Channel, func() { s.call(cmd, s.presence) })
+	case "presence_stats":
+		s.inOrder(cmd.PresenceStats.Channel, func() { s.call(cmd, s.presenceStats) })
+	case "refresh":
+		return s.refresh(cmd)
+	case "sub_refresh":
+		s.inOrder(cmd.SubRefresh.Channel, func() { s.subRefresh(cmd) })
+	case "rpc":
+		s.fail(cmd, router.Errorf(router.CodeNotAvailable, "no rpc is configured"))
+	case "send":
+		s.close(disconnectNotAvailable)
+		return false
+	default:
+		s.close(disconnectBadRequest)
+		return false
+	}
+	return true
+}
+
+func methodOf(cmd *protocol.Command) string {
+	switch {
+	case cmd.Connect != nil:
+		return "connect"
+	case cmd.Subscribe != nil:
+		return "subscribe"
+	case cmd.Unsubscribe != nil:
+		return "unsubscribe"
+	case cmd.Publish != nil:
+		return "publish"
+	case cmd.History != nil:
+		return "history"
+	case cmd.Presence != nil:
+		return "presence"
+	case cmd.PresenceStats != nil:
+		return "presence_stats"
+	case cmd.Rpc != nil:
+		return "rpc"
+	case cmd.Send != nil:
+		return "send"
+	case cmd.Refresh != nil:
+		return "refresh"
+	case cmd.SubRefresh != nil:
+		return "sub_refresh"
+	case cmd.Ping != nil:
+		return "ping"
+	case cmd.Id == 0:
+		return "pong"
+	default:
+		return "unknown"
+	}
+}
+
+// call runs a command that waits, off the reading goroutine.
+func (s *session) call(cmd *protocol.Command, f func(context.Context, *protocol.Command) (*protocol.Reply, error)) {
+	s.begin()
+	s.srv.calls.Go(func() {
+		defer s.end()
+		ctx, cancel := context.WithTimeout(s.srv.ctx, callTimeout)
+		defer cancel()
+		r, err := f(ctx, cmd)
+		if err != nil {
+			s.fail(cmd, err)
+			return
+		}
+		s.reply(cmd, r)
+	})
+}
+
+// allow checks the rules of channel for op.
+func (s *session) allow(op router.Op, channel string) error {
+	if err := s.checkName(channel); err != nil {
+		return err
+	}
+	s.mu.Lock()
+	c := s.find(channel)
+	who := router.Access{User: s.info.User, Insecure: s.srv.cfg.Insecure, Subscribed: c != nil && c.sub != nil}
+	s.mu.Unlock()
+	return s.srv.node.Allow(op, channel, who)
+}
+
+func (s *session) checkName(channel string) error {
+	if len(channel) > s.srv.cfg.MaxChannelLength {
+		return router.Errorf(router.CodeInvalid, "channel is longer than %d bytes", s.srv.cfg.MaxChannelLength)
+	}
+	return nil
+}
+
+func (s *session) publish(cmd *protocol.Command) {
+	req := cmd.Publish
+	err := s.allow(router.OpPublish, req.Channel)
+	if err == nil && req.Type != 0 {
+		err = router.Errorf(router.CodeNotAvailable, "map publications are not available")
+	}
+	if err == nil && len(req.Data) == 0 {
+		err = router.Errorf(router.CodeInvalid, "data is empty")
+	}
+	if err != nil {
+		s.fail(cmd, err)
+		return
+	}
+	start := time.Now()
+	s.begin()
+	info := s.clientInfo(req.Channel)
+	s.srv.node.Publish(router.PublishRequest{Channel: req.Channel, Data: req.Data, Info: info}, func(_ router.Position, err error) {
+		defer s.end()
+		s.srv.metrics.publish.Observe(time.Since(start).Seconds())
+		if err != nil {
+			s.fail(cmd, err)
+			return
+		}
+		s.reply(cmd, &protocol.Reply{Publish: &protocol.PublishResult{}})
+	})
+}
+
+// clientInfo is what others learn of the client in channel.
+func (s *session) clientInfo(channel string) *router.ClientInfo {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if c := s.find(channel); c != nil && c.sub != nil {
+		return c.sub.Info
+	}
+	info := s.info
+	return &info
+}
+
+func (s *session) history(ctx context.Context, cmd *protocol.Command) (*protocol.Reply, error) {
+	req := cmd.History
+	if err := s.allow(router.OpHistory, req.Channel); err != nil {
+		return nil, err
+	}
+	limit := int(req.Limit)
+	if limit < 0 || limit > s.srv.cfg.MaxHistoryLimit {
+		limit = s.srv.cfg.MaxHistoryLimit
+	}
+	res, err := s.srv.node.History(ctx, req.Channel, router.HistoryRequest{Limit: limit, Reverse: req.Reverse, Since: sincePosition(req.Since)})
+	if err != nil {
+		return nil, err
+	}
+	return &protocol.Reply{History: &protocol.HistoryResult{
+		Publications: wirePublications(res.Publications), Offset: res.Position.Offset, Epoch: res.Position.Epoch,
+	}}, nil
+}
+
+func sincePosition(p *protocol.StreamPosition) *router.Position {
+	if p == nil {
+		return nil
+	}
+	return &router.Position{Offset: p.Offset, Epoch: p.Epoch}
+}
+
+func (s *session) presence(ctx context.Context, cmd *protocol.Command) (*protocol.Reply, error) {
+	if err := s.allow(router.OpPresence, cmd.Presence.Channel); err != nil {
+		return nil, err
+	}
+	members, err := s.srv.node.Presence(ctx, cmd.Presence.Channel)
+	if err != nil {
+		return nil, err
+	}
+	out := make(map[string]*protocol.ClientInfo, len(members))
+	for id, info := range members {
+		out[id] = wireInfo(info)
+	}
+	return &protocol.Reply{Presence: &protocol.PresenceResult{Presence: out}}, nil
+}
+
+func (s *session) presenceStats(ctx context.Context, cmd *protocol.Command) (*protocol.Reply, error) {
+	if err := s.allow(router.OpPresence, cmd.PresenceStats.Channel); err != nil {
+		return nil, err
+	}
+	st, err := s.srv.node.PresenceStats(ctx, cmd.PresenceStats.Channel)
+	if err != nil {
+		return nil, err
+	}
+	return &protocol.Reply{PresenceStats: &protocol.PresenceStatsResult{NumClients: uint32(st.Clients), NumUsers: uint32(st.Users)}}, nil
+}

@@ -1,0 +1,128 @@
+// Package edge terminates client connections: sockets, frames, sessions and the
+// HTTP API. It speaks the Centrifuge client protocol and leaves everything about
+// channels to the router.
+package edge
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// Config is everything an operator can change about an edge. The zero value is
+// not usable; start from DefaultConfig.
+type Config struct {
+	// NodeID and Version are told to clients and in metrics.
+	NodeID  string
+	Version string
+
+	// Insecure lets every client do everything, with or without a token. For
+	// development and tests only.
+	Insecure bool
+	// TokenHMACSecret verifies HS256, HS384 and HS512 tokens; "" accepts no token.
+	TokenHMACSecret string
+	// TokenAudience and TokenIssuer, when set, must match the token's.
+	TokenAudience string
+	TokenIssuer   string
+	// AllowAnonymous lets clients connect without a token, as user "".
+	AllowAnonymous bool
+
+	// PingInterval is the time between server pings, at least 1 s. Proxies
+	// commonly cut idle connections after 60 s, so stay below that.
+	PingInterval time.Duration
+	// PongTimeout is how long a client may take to answer a ping, below
+	// PingInterval. Pings are sent from a wheel with steps of a second.
+	PongTimeout time.Duration
+	// ConnectTimeout closes connections that have not sent a successful connect
+	// command by then (disconnect 3502).
+	ConnectTimeout time.Duration
+	// ExpireGrace is how long a session or subscription outlives its token, so
+	// that the client can bring a new one.
+	ExpireGrace time.Duration
+	// WriteTimeout bounds one write to a socket that is full. A peer that takes
+	// nothing for so long is cut.
+	WriteTimeout time.Duration
+	// DrainWindow is the time over which Shutdown spreads the disconnects. It must be
+	// shorter than the time the process is given to stop.
+	DrainWindow time.Duration
+
+	// MaxMessageBytes bounds one client message (WebSocket close 1009 above it).
+	MaxMessageBytes int
+	// QueueBytes bounds what waits for one slow connection; above it the client
+	// is disconnected (3008) and what waited is dropped and counted.
+	QueueBytes int
+	// ChannelLimit is the number of channels one connection may subscribe to.
+	ChannelLimit int
+	// MaxChannelLength bounds the length of a channel in bytes.
+	MaxChannelLength int
+	// MaxInflight bounds the commands of one connection that wait for the
+	// cluster; at the bound the connection is not read from.
+	MaxInflight int
+	// MaxHistoryLimit bounds the publications of one history reply to a client.
+	MaxHistoryLimit int
+
+	// APIKey protects the HTTP API. With "" the API refuses every request unless
+	// APIInsecure is set.
+	APIKey      string
+	APIInsecure bool
+	// MaxAPIBytes bounds one HTTP API request.
+	MaxAPIBytes int64
+
+	// AllowedOrigins lists values of the Origin header that may connect, "*"
+	// for all. Empty allows the own host only. Requests without Origin (not a
+	// browser) are always allowed.
+	AllowedOrigins []string
+
+	// Registry takes the metrics; nil registers them nowhere.
+	Registry prometheus.Registerer
+	// Log receives what an operator should know; nil discards it.
+	Log *slog.Logger
+}
+
+// DefaultConfig returns the documented defaults: nothing is allowed until a
+// secret, AllowAnonymous or Insecure is set.
+func DefaultConfig() Config {
+	return Config{
+		PingInterval:     25 * time.Second,
+		PongTimeout:      8 * time.Second,
+		ConnectTimeout:   10 * time.Second,
+		ExpireGrace:      25 * time.Second,
+		WriteTimeout:     10 * time.Second,
+		DrainWindow:      5 * time.Second,
+		MaxMessageBytes:  64 << 10,
+		QueueBytes:       1 << 20,
+		ChannelLimit:     128,
+		MaxChannelLength: 255,
+		MaxInflight:      64,
+		MaxHistoryLimit:  1000,
+		MaxAPIBytes:      4 << 20,
+	}
+}
+
+// Validate reports every problem at once.
+func (c *Config) Validate() error {
+	var errs []error
+	check := func(ok bool, format string, args ...any) {
+		if !ok {
+			errs = append(errs, fmt.Errorf("edge: "+format, args...))
+		}
+	}
+	check(c.PingInterval >= time.Second, "ping_interval %v is below 1s", c.PingInterval)
+	check(c.PongTimeout >= time.Second && c.PongTimeout < c.PingInterval,
+		"pong_timeout %v must be at least 1s and below ping_interval %v", c.PongTimeout, c.PingInterval)
+	check(c.ConnectTimeout >= time.Second, "connect_timeout %v is below 1s", c.ConnectTimeout)
+	check(c.ExpireGrace >= 0, "expire_grace %v is negative", c.ExpireGrace)
+	check(c.WriteTimeout > 0, "write_timeout %v must be positive", c.WriteTimeout)
+	check(c.DrainWindow >= 0, "drain_window %v is negative", c.DrainWindow)
+	check(c.MaxMessageBytes > 0, "max_message_bytes %d must be positive", c.MaxMessageBytes)
+	check(c.QueueBytes > 0, "queue_bytes %d must be positive", c.QueueBytes)
+	check(c.ChannelLimit > 0, "channel_limit %d must be positive", c.ChannelLimit)
+	check(c.MaxChannelLength > 0, "max_channel_length %d must be positive", c.MaxChannelLength)
+	check(c.MaxInflight > 0, "max_inflight %d must be positive", c.MaxInflight)
+	check(c.MaxHistoryLimit > 0, "max_history_limit %d must be positive", c.MaxHistoryLimit)
+	check(c.MaxAPIBytes > 0, "max_api_bytes %d must be positive", c.MaxAPIBytes)
+	return errors.Join(errs...)
+}

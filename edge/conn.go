@@ -1,0 +1,258 @@
+package edge
+
+import (
+	"bytes"
+	"errors"
+	"io"
+	"net"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/gorilla/websocket"
+)
+
+// transport carries the frames of one session. Neither method blocks.
+type transport interface {
+	// Send writes a frame or queues it. The frame is shared: nobody changes it.
+	// Frames arrive in the order of the calls; after Close none is sent.
+	Send(frame []byte)
+	// Close tells the peer d and ends the connection.
+	Close(d disconnect)
+}
+
+// wsConn is a WebSocket connection served by one goroutine that reads. There is
+// no writing goroutine: a frame goes to the socket from whoever sends it, and
+// only what the socket does not take is queued and flushed by a goroutine that
+// lives as long as the queue.
+type wsConn struct {
+	// Set by newWSConn, read-only afterwards.
+	ws      *websocket.Conn // used for reading only: it must never write
+	nc      net.Conn
+	raw     syscall.RawConn // nil when the connection is not a plain socket (TLS, pipe)
+	cfg     *Config
+	metrics *metrics
+
+	mu       sync.Mutex // guards the fields below
+	queue    [][]byte   // frames the socket did not take, oldest first
+	queued   int        // bytes in queue and with the flusher; at most cfg.QueueBytes
+	flushing bool       // a flusher owns the socket's write side
+	closing  bool       // the close frame was sent or queued; nothing follows it
+	drained  bool       // reading has ended: close the socket when the queue is empty
+	try      tryWrite
+}
+
+// tryWrite is the state of one non-blocking write, kept in the connection so
+// that a delivery allocates nothing.
+type tryWrite struct {
+	frame []byte
+	n     int
+	err   error
+	f     func(fd uintptr) bool
+}
+
+func newWSConn(ws *websocket.Conn, cfg *Config, m *metrics) *wsConn {
+	c := &wsConn{ws: ws, nc: ws.NetConn(), cfg: cfg, metrics: m}
+	if tcp, ok := c.nc.(*net.TCPConn); ok {
+		if raw, err := tcp.SyscallConn(); err == nil {
+			c.raw = raw
+			c.try.f = func(fd uintptr) bool {
+				c.try.n, c.try.err = syscall.Write(int(fd), c.try.frame)
+				return true // never wait for the socket here
+			}
+		}
+	}
+	// gorilla answers pings and closes by itself, past our queue: take that over.
+	ws.SetPingHandler(func(data string) error {
+		c.Send(sealFrame(opPong, append(newFrame(len(data)), data...)))
+		return nil
+	})
+	ws.SetCloseHandler(func(int, string) error {
+		c.Close(disconnectNormal)
+		return nil
+	})
+	ws.SetReadLimit(int64(cfg.MaxMessageBytes))
+	return c
+}
+
+// readLoop calls onFrame for every message until the connection ends, and
+// returns why. The slice handed out is not used again.
+func (c *wsConn) readLoop(wantType int, onFrame func([]byte) bool) disconnect {
+	buf := readBuffers.Get().(*bytes.Buffer)
+	defer readBuffers.Put(buf)
+	for {
+		messageType, r, err := c.ws.NextReader()
+		if err != nil {
+			return readError(err)
+		}
+		if messageType != wantType {
+			return disconnectBadRequest
+		}
+		buf.Reset()
+		if _, err := buf.ReadFrom(io.LimitReader(r, int64(c.cfg.MaxMessageBytes)+1)); err != nil {
+			return readError(err)
+		}
+		if buf.Len() > c.cfg.MaxMessageBytes {
+			return disconnectTooBig
+		}
+		c.metrics.bytesIn.Add(int64(buf.Len()))
+		// A copy of its own: decoded strings point into it, publications keep it.
+		if !onFrame(bytes.Clone(buf.Bytes())) {
+			return disconnectClosed
+		}
+	}
+}
+
+var readBuffers = sync.Pool{New: func() any { return new(bytes.Buffer) }}
+
+func readError(err error) disconnect {
+	if errors.Is(err, websocket.ErrReadLimit) {
+		return disconnectTooBig
+	}
+	return disconnectClosed
+}
+
+// Send implements transport.
+func (c *wsConn) Send(frame []byte) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.closing {
+		c.metrics.drop(dropClosing, 1)
+		return
+	}
+	c.metrics.framesOut.Add(1)
+	c.metrics.bytesOut.Add(int64(len(frame)))
+	rest, err := c.writeNow(frame)
+	if err != nil {
+		c.abort()
+		return
+	}
+	if len(rest) == 0 {
+		return
+	}
+	if c.queued+len(rest) > c.cfg.QueueBytes {
+		c.tooSlow()
+		return
+	}
+	c.enqueue(rest)
+}
+
+// writeNow writes what the socket takes at once and returns what is left.
+func (c *wsConn) writeNow(frame []byte) (rest []byte, err error) {
+	if c.raw == nil || c.flushing {
+		return frame, nil
+	}
+	c.try.frame, c.try.n, c.try.err = frame, 0, nil
+	err = c.raw.Write(c.try.f)
+	n, werr := c.try.n, c.try.err
+	c.try.frame = nil
+	switch {
+	case err != nil:
+		return nil, err
+	case werr == syscall.EAGAIN || werr == syscall.EINTR:
+		return frame[max(n, 0):], nil
+	case werr != nil:
+		return nil, werr
+	}
+	return frame[n:], nil
+}
+
+func (c *wsConn) enqueue(frame []byte) {
+	c.queue = append(c.queue, frame)
+	c.queued += len(frame)
+	if !c.flushing {
+		c.flushing = true
+		go c.flush()
+	}
+}
+
+// tooSlow ends a connection whose queue is full: what has not been handed to the
+// socket is dropped, and the client is told why after what has.
+func (c *wsConn) tooSlow() {
+	c.metrics.slow.Inc()
+	c.metrics.drop(dropSlow, len(c.queue)+1)
+	for _, f := range c.queue {
+		c.queued -= len(f)
+	}
+	c.queue = nil
+	c.finish(disconnectSlow)
+}
+
+// finish queues or writes the close frame as the last one.
+func (c *wsConn) finish(d disconnect) {
+	c.closing = true
+	if rest, err := c.writeNow(closeFrame(d)); err != nil {
+		c.nc.Close()
+	} else if len(rest) > 0 {
+		c.enqueue(rest)
+	}
+	// The peer answers with its close frame; a peer that does not is cut by the
+	// read deadline.
+	c.nc.SetReadDeadline(time.Now().Add(closeTimeout)) //nolint:errcheck // then it is closed already
+}
+
+// closeTimeout is how long a peer may take to answer a close frame.
+const closeTimeout = 3 * time.Second
+
+// flush writes the queue to the socket until it is empty.
+func (c *wsConn) flush() {
+	var pending net.Buffers
+	for {
+		c.mu.Lock()
+		if len(c.queue) == 0 {
+			c.flushing = false
+			if c.drained {
+				c.nc.Close()
+			}
+			// The deadline is sticky and would fail the next try.
+			c.nc.SetWriteDeadline(time.Time{}) //nolint:errcheck // then it is closed already
+			c.mu.Unlock()
+			return
+		}
+		pending, c.queue = c.queue, nil
+		c.mu.Unlock()
+		size := 0
+		for _, f := range pending {
+			size += len(f)
+		}
+		c.nc.SetWriteDeadline(time.Now().Add(c.cfg.WriteTimeout)) //nolint:errcheck // then Write fails
+		_, err := pending.WriteTo(c.nc)
+		c.mu.Lock()
+		c.queued -= size
+		if err != nil {
+			c.abort()
+			c.flushing = false
+			c.mu.Unlock()
+			return
+		}
+		c.mu.Unlock()
+	}
+}
+
+// abort gives the connection up. The reader notices and ends the session.
+func (c *wsConn) abort() {
+	c.closing = true
+	c.metrics.drop(dropClosing, len(c.queue))
+	c.queue = nil
+	c.nc.Close()
+}
+
+// Close implements transport.
+func (c *wsConn) Close(d disconnect) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !c.closing {
+		c.finish(d)
+	}
+}
+
+// drain closes the socket once what is queued has gone out. It is called when
+// reading has ended: nothing more will come from the peer.
+func (c *wsConn) drain() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.closing, c.drained = true, true
+	if !c.flushing {
+		c.nc.Close()
+	}
+}

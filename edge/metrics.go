@@ -1,0 +1,104 @@
+package edge
+
+import (
+	"sync/atomic"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// The label sets are closed: every value exists from the first scrape, so that
+// the rate of something that never happened is 0 and not "no data".
+var (
+	methodNames = []string{"connect", "subscribe", "unsubscribe", "publish", "history", "presence",
+		"presence_stats", "rpc", "send", "refresh", "sub_refresh", "ping", "pong", "unknown"}
+	dropReasons  = []string{dropSlow, dropClosing, dropEncoding}
+	codeClasses  = []string{"peer", "transient", "terminal", "protocol", "shutdown"}
+	encodings    = []string{"json", "protobuf"}
+	connectFails = []string{"ok", "invalid_token", "expired", "refused"}
+)
+
+// Why a frame did not reach a client.
+const (
+	dropSlow     = "slow"     // the queue of the connection was full
+	dropClosing  = "closing"  // the connection was being closed
+	dropEncoding = "encoding" // not valid in the encoding of the client
+)
+
+// metrics counts what the edge does. The plain counters are written on hot paths
+// and read by the scrape.
+type metrics struct {
+	connects    *prometheus.CounterVec
+	disconnects *prometheus.CounterVec
+	commands    *prometheus.CounterVec
+	errors      *prometheus.CounterVec
+	dropped     *prometheus.CounterVec
+	slow        prometheus.Counter
+	publish     prometheus.Histogram
+	byMethod    map[string]prometheus.Counter
+	byDrop      map[string]prometheus.Counter
+
+	bytesIn, bytesOut, framesOut atomic.Int64
+}
+
+func newMetrics(r prometheus.Registerer, connections func() float64) *metrics {
+	vec := func(name, help, label string, values ...string) *prometheus.CounterVec {
+		v := prometheus.NewCounterVec(prometheus.CounterOpts{Name: name, Help: help}, []string{label})
+		for _, x := range values {
+			v.WithLabelValues(x)
+		}
+		return v
+	}
+	m := &metrics{
+		connects:    vec("headrace_edge_connects_total", "Connect commands by result.", "result", connectFails...),
+		disconnects: vec("headrace_edge_disconnects_total", "Connections ended, by class of the close code.", "class", codeClasses...),
+		commands:    vec("headrace_edge_commands_total", "Client commands by method.", "method", methodNames...),
+		errors: vec("headrace_edge_errors_total", "Error replies to clients by protocol code.", "code",
+			"100", "101", "102", "103", "104", "105", "106", "107", "108", "109", "110", "111", "112", "113"),
+		dropped: vec("headrace_edge_dropped_frames_total", "Frames not sent to a client by reason.", "reason", dropReasons...),
+		slow: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "headrace_edge_slow_consumers_total", Help: "Connections ended because their queue was full."}),
+		publish: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Name:    "headrace_edge_publish_seconds",
+			Help:    "Time from a client's publish command to its reply.",
+			Buckets: prometheus.ExponentialBuckets(0.0001, 2.5, 14)}),
+		byMethod: make(map[string]prometheus.Counter),
+		byDrop:   make(map[string]prometheus.Counter),
+	}
+	for _, x := range methodNames {
+		m.byMethod[x] = m.commands.WithLabelValues(x)
+	}
+	for _, x := range dropReasons {
+		m.byDrop[x] = m.dropped.WithLabelValues(x)
+	}
+	if r == nil {
+		return m
+	}
+	count := func(name, help string, v *atomic.Int64) prometheus.Collector {
+		return prometheus.NewCounterFunc(prometheus.CounterOpts{Name: name, Help: help},
+			func() float64 { return float64(v.Load()) })
+	}
+	r.MustRegister(m.connects, m.disconnects, m.commands, m.errors, m.dropped, m.slow, m.publish,
+		count("headrace_edge_received_bytes_total", "Payload bytes received from clients.", &m.bytesIn),
+		count("headrace_edge_sent_bytes_total", "Bytes of frames handed to client connections.", &m.bytesOut),
+		count("headrace_edge_sent_frames_total", "Frames handed to client connections.", &m.framesOut),
+		prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "headrace_edge_connections",
+			Help: "Open client connections, connected or not yet."}, connections))
+	return m
+}
+
+func (m *metrics) drop(reason string, frames int) { m.byDrop[reason].Add(float64(frames)) }
+
+func (m *metrics) disconnected(d disconnect) {
+	class := "protocol"
+	switch {
+	case d == disconnectClosed || d == disconnectNormal:
+		class = "peer"
+	case d == disconnectShutdown:
+		class = "shutdown"
+	case d.code >= 3500:
+		class = "terminal"
+	case d.code >= 3000:
+		class = "transient"
+	}
+	m.disconnects.WithLabelValues(class).Inc()
+}

@@ -1,0 +1,26 @@
+package edge
+
+import (
+	"context"
+
+	"github.com/headrace/headrace/router"
+)
+
+// Router is what edge needs of router.Node; see there for the contracts.
+type Router interface {
+	Ready() error
+	Allow(op router.Op, channel string, who router.Access) error
+	Namespace(channel string) (*router.Namespace, error)
+	Subscribe(s *router.Subscription, req router.SubscribeRequest, done func(router.SubscribeResult, error))
+	Unsubscribe(s *router.Subscription, done func())
+	Publish(req router.PublishRequest, done func(router.Position, error))
+	History(ctx context.Context, channel string, req router.HistoryRequest) (router.HistoryResult, error)
+	HistoryRemove(ctx context.Context, channel string) error
+	Presence(ctx context.Context, channel string) (map[string]*router.ClientInfo, error)
+	PresenceStats(ctx context.Context, channel string) (router.PresenceStats, error)
+	Channels(ctx context.Context, pattern string) (map[string]int, error)
+	Info(ctx context.Context) ([]router.NodeInfo, error)
+	Send(ctx context.Context, t router.Target, data []byte) (int, error)
+}
+
+var _ Router = (*router.Node)(nil)

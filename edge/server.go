@@ -1,0 +1,209 @@
+package edge
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"net/url"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/gorilla/websocket"
+
+	"github.com/headrace/headrace/edge/token"
+	"github.com/headrace/headrace/router"
+)
+
+// protobufSubprotocol is what SDKs offer when they speak Protobuf.
+const protobufSubprotocol = "centrifuge-protobuf"
+
+// Server is one edge: it turns connections into sessions of a router.
+type Server struct {
+	// Set by New, read-only afterwards.
+	cfg      *Config
+	node     Router
+	sessions *Sessions
+	verifier *token.Verifier // nil without a secret
+	metrics  *metrics
+	log      *slog.Logger
+	upgrader websocket.Upgrader
+	encode   [numKinds]func(*router.Batch) []byte
+	ctx      context.Context // ends with the server's work, see Shutdown
+	cancel   context.CancelFunc
+
+	draining atomic.Bool
+	calls    sync.WaitGroup // commands that wait for the cluster
+	readers  sync.WaitGroup // goroutines that read connections
+}
+
+// New returns a Server for node, whose Config.Sessions must be sessions.
+func New(cfg Config, node Router, sessions *Sessions) (*Server, error) {
+	if err := cfg.Validate(); err != nil {
+		return nil, err
+	}
+	if cfg.Log == nil {
+		cfg.Log = slog.New(slog.DiscardHandler)
+	}
+	s := &Server{cfg: &cfg, node: node, sessions: sessions, log: cfg.Log}
+	s.ctx, s.cancel = context.WithCancel(context.Background())
+	s.metrics = newMetrics(cfg.Registry, func() float64 { return float64(sessions.Count()) })
+	if cfg.TokenHMACSecret != "" {
+		var err error
+		s.verifier, err = token.NewVerifier(cfg.TokenHMACSecret, token.Options{Audience: cfg.TokenAudience, Issuer: cfg.TokenIssuer})
+		if err != nil {
+			return nil, fmt.Errorf("edge: %w", err)
+		}
+	}
+	s.upgrader = websocket.Upgrader{
+		// Payloads larger than the buffer are read past it; 125 is the least
+		// gorilla needs for control frames (conn.go:290).
+		ReadBufferSize:  256,
+		WriteBufferSize: 512, // used for the 101 response only
+		WriteBufferPool: &sync.Pool{},
+		Subprotocols:    []string{protobufSubprotocol, "centrifuge-json"},
+		CheckOrigin:     s.originAllowed,
+	}
+	for k := range numKinds {
+		s.encode[k] = func(b *router.Batch) []byte {
+			frame := k.batchFrame(b, func() { s.metrics.drop(dropEncoding, 1) })
+			if frame == nil {
+				frame = []byte{} // nothing to send, and no reason to encode it again
+			}
+			return frame
+		}
+	}
+	return s, nil
+}
+
+// Handler serves the client transports, the HTTP API and /health.
+func (s *Server) Handler() http.Handler {
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /connection/websocket", s.serveWebSocket)
+	mux.Handle("/api/", s.apiHandler())
+	mux.HandleFunc("GET /health", s.serveHealth)
+	return mux
+}
+
+func (s *Server) serveHealth(w http.ResponseWriter, _ *http.Request) {
+	err := s.node.Ready()
+	if s.draining.Load() {
+		err = errors.New("shutting down")
+	}
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusServiceUnavailable)
+		return
+	}
+	w.Write([]byte("{}\n")) //nolint:errcheck // the peer is gone then
+}
+
+// originAllowed protects browsers' users from pages of other sites. Requests
+// without Origin do not come from a page.
+func (s *Server) originAllowed(r *http.Request) bool {
+	origin := r.Header.Get("Origin")
+	if origin == "" {
+		return true
+	}
+	if slices.Contains(s.cfg.AllowedOrigins, "*") || slices.Contains(s.cfg.AllowedOrigins, origin) {
+		return true
+	}
+	u, err := url.Parse(origin)
+	return err == nil && strings.EqualFold(u.Host, r.Host)
+}
+
+// serveWebSocket upgrades and returns: net/http's buffers, request and stack go
+// with it, and a fresh goroutine with a small stack reads the connection.
+func (s *Server) serveWebSocket(w http.ResponseWriter, r *http.Request) {
+	if s.draining.Load() {
+		http.Error(w, "shutting down", http.StatusServiceUnavailable)
+		return
+	}
+	ws, err := s.upgrader.Upgrade(w, r, nil)
+	if err != nil {
+		return // Upgrade has answered
+	}
+	k := jsonWS
+	if ws.Subprotocol() == protobufSubprotocol || r.URL.Query().Get("format") == "protobuf" || r.URL.Query().Get("cf_protocol") == "protobuf" {
+		k = protobufWS
+	}
+	conn := newWSConn(ws, s.cfg, s.metrics)
+	sess := newSession(s, k, conn, time.Now())
+	s.sessions.add(sess)
+	s.readers.Go(func() { s.read(conn, sess) })
+}
+
+func (s *Server) read(conn *wsConn, sess *session) {
+	messageType := websocket.TextMessage
+	if sess.kind == protobufWS {
+		messageType = websocket.BinaryMessage
+	}
+	why := conn.readLoop(messageType, sess.onFrame)
+	if why == disconnectTooBig || why == disconnectBadRequest {
+		conn.Close(why)
+	}
+	sess.ended(why)
+	conn.drain()
+}
+
+// Run turns the wheel, once a second for all sessions, until ctx ends.
+func (s *Server) Run(ctx context.Context) error {
+	tick := time.NewTicker(time.Second)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			s.stop()
+			return nil
+		case now := <-tick.C:
+			for _, sess := range s.sessions.list() {
+				sess.tick(now)
+			}
+		}
+	}
+}
+
+// Shutdown refuses new connections, tells the clients to reconnect elsewhere,
+// evenly over the drain window, and waits for commands in flight. When ctx ends
+// first, it stops pacing and waiting.
+func (s *Server) Shutdown(ctx context.Context) error {
+	s.draining.Store(true)
+	all := s.sessions.list()
+	if len(all) > 0 {
+		pace := time.NewTicker(max(s.cfg.DrainWindow/time.Duration(len(all)), time.Microsecond))
+		defer pace.Stop()
+		for _, sess := range all {
+			sess.close(disconnectShutdown)
+			select {
+			case <-pace.C:
+			case <-ctx.Done():
+			}
+		}
+	}
+	done := make(chan struct{})
+	go func() {
+		s.calls.Wait()
+		s.readers.Wait()
+		close(done)
+	}()
+	select {
+	case <-done:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+// stop ends what is left at once.
+func (s *Server) stop() {
+	s.draining.Store(true)
+	for _, sess := range s.sessions.list() {
+		sess.close(disconnectShutdown)
+	}
+	s.cancel()
+	s.calls.Wait()
+	s.readers.Wait()
+}

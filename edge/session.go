@@ -1,0 +1,312 @@
+package edge
+
+import (
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/centrifugal/protocol"
+
+	"github.com/headrace/headrace/router"
+)
+
+// session is one client connection as the protocol sees it. It is passive: the
+// transport calls onFrame, the router calls Deliver, and neither blocks, except
+// that onFrame waits while too many commands are in flight.
+type session struct {
+	// Set by newSession, read-only afterwards.
+	srv  *Server
+	kind kind
+	t    transport
+	id   string
+
+	index int // in Sessions.all, guarded by Sessions.mu
+
+	mu        sync.Mutex // guards the fields below
+	room      sync.Cond  // signalled when inflight falls
+	connected bool
+	closed    bool
+	info      router.ClientInfo // set by connect
+	channels  []*channelState   // few: searched one by one
+	inflight  int               // commands that wait for the cluster
+	expireAt  int64             // Unix seconds of the token's end; 0 never
+	since     time.Time         // when it began
+	pingAt    time.Time         // when the next ping is due
+	pongBy    time.Time         // when the answer to the last ping is due; zero when it came
+}
+
+// channelState is what a session knows of one channel: its subscription, and the
+// commands that wait for one in flight, because commands of a session to one
+// channel take effect in the order of arrival.
+type channelState struct {
+	name     string
+	sub      *router.Subscription // nil unless subscribed
+	expireAt int64                // Unix seconds; 0 never
+	busy     bool                 // a subscribe or unsubscribe is in flight
+	waiting  []func()
+}
+
+func newSession(srv *Server, k kind, t transport, now time.Time) *session {
+	s := &session{srv: srv, kind: k, t: t, id: newUUID(), since: now}
+	s.room.L = &s.mu
+	return s
+}
+
+// newUUID returns a random UUID (RFC 9562 version 4).
+func newUUID() string {
+	var b [16]byte
+	rand.Read(b[:]) //nolint:errcheck // never fails
+	b[6], b[8] = b[6]&0x0f|0x40, b[8]&0x3f|0x80
+	return fmt.Sprintf("%x-%x-%x-%x-%x", b[:4], b[4:6], b[6:8], b[8:10], b[10:])
+}
+
+// onFrame takes one message of the client. It returns false when the session has
+// ended.
+func (s *session) onFrame(data []byte) bool {
+	alive := true
+	err := s.kind.decodeCommands(data, func(cmd *protocol.Command) bool {
+		alive = s.admit() && s.command(cmd)
+		return alive
+	})
+	if err != nil && alive {
+		s.close(disconnectBadRequest)
+		return false
+	}
+	return alive
+}
+
+// admit waits until there is room for one more command in flight.
+func (s *session) admit() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for s.inflight >= s.srv.cfg.MaxInflight && !s.closed {
+		s.room.Wait()
+	}
+	return !s.closed
+}
+
+func (s *session) begin() {
+	s.mu.Lock()
+	s.inflight++
+	s.mu.Unlock()
+}
+
+func (s *session) end() {
+	s.mu.Lock()
+	s.inflight--
+	s.room.Signal()
+	s.mu.Unlock()
+}
+
+// reply sends r with the id of cmd.
+func (s *session) reply(cmd *protocol.Command, r *protocol.Reply) {
+	r.Id = cmd.Id
+	frame, err := s.kind.frame(r)
+	if err != nil {
+		s.srv.metrics.drop(dropEncoding, 1)
+		frame, err = s.kind.frame(&protocol.Reply{Id: cmd.Id, Error: errorInternal.wire()})
+		if err != nil {
+			return
+		}
+	}
+	s.t.Send(frame)
+}
+
+func (s *session) fail(cmd *protocol.Command, err error) {
+	if errors.Is(err, errTokenExpired) {
+		s.failWith(cmd, errorTokenExpired)
+		return
+	}
+	s.failWith(cmd, toProtoError(err))
+}
+
+func (s *session) failWith(cmd *protocol.Command, p protoError) {
+	s.srv.metrics.errors.WithLabelValues(fmt.Sprint(p.code)).Inc()
+	s.reply(cmd, &protocol.Reply{Error: p.wire()})
+}
+
+func (s *session) push(p *protocol.Push) {
+	frame, err := s.kind.frame(&protocol.Reply{Push: p})
+	if err != nil {
+		s.srv.metrics.drop(dropEncoding, 1)
+		return
+	}
+	s.t.Send(frame)
+}
+
+// Deliver implements router.Subscriber.
+func (s *session) Deliver(_ *router.Subscription, b *router.Batch) {
+	frame := b.Frame(int(s.kind), s.srv.encode[s.kind])
+	if len(frame) > 0 {
+		s.t.Send(frame)
+	}
+}
+
+// Dropped implements router.Subscriber.
+func (s *session) Dropped(sub *router.Subscription, reason router.UnsubscribeReason) {
+	s.mu.Lock()
+	if c := s.find(sub.Channel); c != nil && c.sub == sub {
+		c.sub = nil
+		s.forget(c)
+	}
+	s.mu.Unlock()
+	s.push(&protocol.Push{Channel: sub.Channel, Unsubscribe: &protocol.Unsubscribe{Code: uint32(reason), Reason: unsubscribeText(reason)}})
+}
+
+func (s *session) find(channel string) *channelState {
+	for _, c := range s.channels {
+		if c.name == channel {
+			return c
+		}
+	}
+	return nil
+}
+
+// forget drops the state of a channel that nothing refers to.
+func (s *session) forget(c *channelState) {
+	if c.busy || c.sub != nil || len(c.waiting) > 0 {
+		return
+	}
+	for i, other := range s.channels {
+		if other == c {
+			last := len(s.channels) - 1
+			s.channels[i], s.channels[last] = s.channels[last], nil
+			s.channels = s.channels[:last]
+			return
+		}
+	}
+}
+
+// inOrder runs f when no subscribe or unsubscribe to channel is in flight. It
+// counts the command as in flight until then.
+func (s *session) inOrder(channel string, f func()) {
+	s.mu.Lock()
+	if c := s.find(channel); c != nil && c.busy {
+		c.waiting = append(c.waiting, f)
+		s.mu.Unlock()
+		return
+	}
+	s.mu.Unlock()
+	f()
+}
+
+// hold marks channel as busy and returns its state; release must follow.
+func (s *session) hold(channel string) *channelState {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	c := s.find(channel)
+	if c == nil {
+		c = &channelState{name: channel}
+		s.channels = append(s.channels, c)
+	}
+	c.busy = true
+	return c
+}
+
+// release ends the hold on c and runs what waited for it, up to the next command
+// that holds it again.
+func (s *session) release(c *channelState) {
+	s.mu.Lock()
+	c.busy = false
+	for len(c.waiting) > 0 && !c.busy {
+		f := c.waiting[0]
+		c.waiting = c.waiting[1:]
+		s.mu.Unlock()
+		f()
+		s.mu.Lock()
+	}
+	s.forget(c)
+	s.mu.Unlock()
+}
+
+// close ends the session for a reason the peer is told.
+func (s *session) close(d disconnect) {
+	s.t.Close(d)
+	s.ended(d)
+}
+
+// ended releases everything the session holds. The first call counts.
+func (s *session) ended(d disconnect) {
+	s.mu.Lock()
+	if s.closed {
+		s.mu.Unlock()
+		return
+	}
+	s.closed = true
+	s.room.Broadcast()
+	channels := s.channels
+	s.channels = nil
+	var subs []*router.Subscription
+	for _, c := range channels {
+		if c.sub != nil {
+			subs = append(subs, c.sub)
+		}
+	}
+	s.mu.Unlock()
+	for _, sub := range subs {
+		s.srv.node.Unsubscribe(sub, nil)
+	}
+	s.srv.sessions.remove(s)
+	s.srv.metrics.disconnected(d)
+}
+
+// tick is the session's part of the wheel, once a second: pings, and everything
+// that ends with time.
+func (s *session) tick(now time.Time) {
+	cfg := s.srv.cfg
+	s.mu.Lock()
+	var why *disconnect
+	ping := false
+	var expired []*channelState
+	switch unix := now.Add(-cfg.ExpireGrace).Unix(); {
+	case s.closed:
+	case !s.connected:
+		if now.Sub(s.since) >= cfg.ConnectTimeout {
+			why = &disconnectStale
+		}
+	case s.expireAt > 0 && s.expireAt <= unix:
+		why = &disconnectExpired
+	case !s.pongBy.IsZero() && !now.Before(s.pongBy):
+		why = &disconnectNoPong
+	default:
+		if !now.Before(s.pingAt) {
+			ping = true
+			s.pingAt = now.Add(cfg.PingInterval)
+			s.pongBy = now.Add(cfg.PongTimeout)
+		}
+		for _, c := range s.channels {
+			if c.sub != nil && c.expireAt > 0 && c.expireAt <= unix {
+				expired = append(expired, c)
+			}
+		}
+	}
+	s.mu.Unlock()
+	if ping {
+		s.t.Send(pingFrames[s.kind])
+	}
+	for _, c := range expired {
+		s.expire(c)
+	}
+	if why != nil {
+		s.close(*why)
+	}
+}
+
+// expire ends a subscription whose token has run out.
+func (s *session) expire(c *channelState) {
+	s.mu.Lock()
+	sub := c.sub
+	c.sub = nil
+	s.forget(c)
+	s.mu.Unlock()
+	if sub == nil {
+		return
+	}
+	// The push follows the last delivery.
+	s.srv.node.Unsubscribe(sub, func() {
+		s.push(&protocol.Push{Channel: sub.Channel, Unsubscribe: &protocol.Unsubscribe{
+			Code: uint32(unsubscribeExpired), Reason: unsubscribeText(unsubscribeExpired)}})
+	})
+}

@@ -1,0 +1,112 @@
+package edge
+
+import (
+	"sync"
+
+	"github.com/centrifugal/protocol"
+
+	"github.com/headrace/headrace/router"
+)
+
+// Sessions are the sessions of an edge. The router addresses them by user and
+// client, so they are made before both router and Server.
+type Sessions struct {
+	mu     sync.Mutex // guards the fields below
+	all    []*session
+	byID   map[string]*session
+	byUser map[string][]*session
+}
+
+// NewSessions returns an empty set.
+func NewSessions() *Sessions {
+	return &Sessions{byID: make(map[string]*session), byUser: make(map[string][]*session)}
+}
+
+var _ router.Sessions = (*Sessions)(nil)
+
+func (ss *Sessions) add(s *session) {
+	ss.mu.Lock()
+	defer ss.mu.Unlock()
+	s.index = len(ss.all)
+	ss.all = append(ss.all, s)
+}
+
+// identified makes s reachable by client and user. It returns false when s has
+// been removed.
+func (ss *Sessions) identified(s *session) bool {
+	ss.mu.Lock()
+	defer ss.mu.Unlock()
+	if s.index < 0 {
+		return false
+	}
+	ss.byID[s.id] = s
+	if u := s.info.User; u != "" {
+		ss.byUser[u] = append(ss.byUser[u], s)
+	}
+	return true
+}
+
+func (ss *Sessions) remove(s *session) {
+	ss.mu.Lock()
+	defer ss.mu.Unlock()
+	if s.index < 0 {
+		return
+	}
+	last := len(ss.all) - 1
+	ss.all[s.index] = ss.all[last]
+	ss.all[s.index].index = s.index
+	ss.all[last] = nil
+	ss.all = ss.all[:last]
+	s.index = -1
+	if ss.byID[s.id] != s {
+		return
+	}
+	delete(ss.byID, s.id)
+	u := s.info.User
+	for i, other := range ss.byUser[u] {
+		if other == s {
+			ss.byUser[u] = append(ss.byUser[u][:i], ss.byUser[u][i+1:]...)
+			break
+		}
+	}
+	if len(ss.byUser[u]) == 0 {
+		delete(ss.byUser, u)
+	}
+}
+
+// list returns the sessions there are now.
+func (ss *Sessions) list() []*session {
+	ss.mu.Lock()
+	defer ss.mu.Unlock()
+	return append([]*session(nil), ss.all...)
+}
+
+// Count implements router.Sessions.
+func (ss *Sessions) Count() int {
+	ss.mu.Lock()
+	defer ss.mu.Unlock()
+	return len(ss.all)
+}
+
+// Message implements router.Sessions.
+func (ss *Sessions) Message(t router.Target, data []byte) int {
+	ss.mu.Lock()
+	var to []*session
+	switch {
+	case t.All:
+		for _, s := range ss.byID {
+			to = append(to, s)
+		}
+	case t.Client != "":
+		if s := ss.byID[t.Client]; s != nil {
+			to = append(to, s)
+		}
+	case t.User != "":
+		to = append(to, ss.byUser[t.User]...)
+	}
+	ss.mu.Unlock()
+	for _, s := range to {
+		s.push(&protocol.Push{Message: &protocol.Message{Data: data}})
+	}
+	return len(to)
+}
