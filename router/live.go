@@ -182,6 +182,10 @@ func (c *liveChannel) accept(e Entry) {
 			pub.Epoch = LifeEpoch(c.log.Incarnation(c.key), e.Life)
 		}
 		c.emit(Push{Pub: pub})
+	} else {
+		// What was removed must not come back from here either.
+		c.dropRing()
+		c.ring.complete = true
 	}
 	c.setHead(e)
 	c.growRing(c.ring.push(newRingEntry(e, pub), c.ns.HistorySize))

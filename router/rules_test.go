@@ -261,6 +261,30 @@ func TestR1UnrecoveredIsRefusedOnRequest(t *testing.T) {
 	}
 }
 
+func TestW5ClearedEntriesAreNotRecoveredFromTheRing(t *testing.T) {
+	f := newFixture(t, historyNamespace)
+	c, _ := f.subscribe("h:a", recoverable)
+	f.log.publish(t, "a", `1`)
+	f.log.publish(t, "a", `2`)
+	f.expect(c, "1:1", "2:2")
+	epoch := LifeEpoch("inc", f.log.head("a").Life)
+	marker := f.log.store("a", ``)
+	f.log.do(func() {
+		f.log.keys["a"] = f.log.keys["a"][2:]
+		f.log.keys["a"][0].Cleared = true
+	})
+	marker.Cleared = true
+	f.log.live(t, "a", marker)
+	f.log.publish(t, "a", `4`)
+	f.expect(c, "4:4") // the marker has a number and nothing to deliver
+	if _, res := f.subscribe("h:a", recoverAt(Position{1, epoch})); res.Recovered {
+		t.Error("recovered across a removed history")
+	}
+	if _, res := f.subscribe("h:a", recoverAt(Position{2, epoch})); !res.Recovered || len(res.Publications) != 1 {
+		t.Errorf("a client that had everything before the removal got %+v", res)
+	}
+}
+
 func TestR2MassReconnectCostsOneRead(t *testing.T) {
 	f := newFixture(t, historyNamespace)
 	for range 5 {

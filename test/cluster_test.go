@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go"
+	"go.uber.org/goleak"
 
 	"github.com/headrace/headrace/edge"
 	"github.com/headrace/headrace/internal/natstest"
@@ -21,7 +22,10 @@ import (
 	"github.com/headrace/headrace/router"
 )
 
-func TestMain(m *testing.M) { natstest.Main(m) }
+func TestMain(m *testing.M) {
+	// The Go SDK lets the timeouts of its commands run out after Close.
+	natstest.Main(m, goleak.IgnoreTopFunction("github.com/centrifugal/centrifuge-go.(*Client).sendAsync.func1"))
+}
 
 // namespaces are what the tests' edges serve.
 func namespaces() []router.Namespace {

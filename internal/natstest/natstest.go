@@ -117,13 +117,14 @@ func connect(tb testing.TB, url string, options ...nats.Option) *nats.Conn {
 // Main is the TestMain of every package that uses this one. It starts the NATS
 // server's process-wide clock (package ats) outside of any bubble; started
 // inside, it would belong to that bubble and virtual time would stand still.
-// When the tests passed, it fails if goroutines are left over.
-func Main(m *testing.M) {
+// When the tests passed, it fails if goroutines are left over; extra names what
+// a package's other dependencies leave behind.
+func Main(m *testing.M, extra ...goleak.Option) {
 	ats.Register()
 	code := m.Run()
 	ats.Unregister()
 	if code == 0 {
-		if err := goleak.Find(leakOptions()...); err != nil {
+		if err := goleak.Find(append(leakOptions(), extra...)...); err != nil {
 			os.Stderr.WriteString("natstest: " + err.Error() + "\n")
 			code = 1
 		}

@@ -6,7 +6,7 @@ import assert from 'node:assert/strict';
 import { once, EventEmitter } from 'node:events';
 import WebSocket from 'ws';
 import { Centrifuge as JSONClient } from 'centrifuge';
-import { Centrifuge as ProtobufClient } from 'centrifuge/build/protobuf/index.js';
+import { Centrifuge as ProtobufClient } from 'centrifuge/build/protobuf';
 
 const edges = process.env.HEADRACE_EDGES.split(',');
 let turn = 0;
