@@ -1,7 +1,6 @@
 package main
 
 import (
-	"encoding/json"
 	"net/http"
 	"time"
 
@@ -19,25 +18,11 @@ func (n *node) handler(cfg config.Config) http.Handler {
 	mux.Handle("/connection/", clients)
 	mux.Handle("/api/", clients)
 	mux.Handle("GET /metrics", promhttp.HandlerFor(n.registry, promhttp.HandlerOpts{}))
-	mux.HandleFunc("GET /health", health(n.router.Ready))
+	mux.Handle("GET /health", clients)
 	if cfg.Demo {
 		mux.Handle("/", webui.Handler(demoTokens(cfg.Client.Token)))
 	}
 	return mux
-}
-
-// health answers 200 while ready returns nil, else 503 with the reason.
-func health(ready func() error) http.HandlerFunc {
-	return func(w http.ResponseWriter, _ *http.Request) {
-		w.Header().Set("Content-Type", "application/json")
-		w.Header().Set("Cache-Control", "no-store")
-		answer := map[string]string{"status": "ok"}
-		if err := ready(); err != nil {
-			w.WriteHeader(http.StatusServiceUnavailable)
-			answer = map[string]string{"status": "unavailable", "reason": err.Error()}
-		}
-		_ = json.NewEncoder(w).Encode(answer) // the peer may be gone
-	}
 }
 
 // demoTTL is the life of the demo's tokens; the page asks for new ones.
