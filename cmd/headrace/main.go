@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"slices"
 	"strings"
 	"syscall"
 
@@ -135,7 +136,7 @@ func hintFor(err error) string {
 		return "give the key of the server's http_api.key with --api-key or in " + envAPIKey
 	case errors.As(err, &api) && api.Code == 102, errors.As(err, &ws) && ws.Code == 102:
 		return "the part before the first colon must be one of the server's namespaces"
-	case errors.As(err, &ws) && (ws.Code == 101 || ws.Code == 103 || ws.Code == 3500):
+	case errors.As(err, &ws) && slices.Contains([]int{101, 103, 3500, 3501}, ws.Code):
 		return "give a connection token with --token, or run the server with --insecure while developing"
 	case errors.Is(err, syscall.ECONNREFUSED):
 		return "is the server running there? start one with `headrace serve`, or name it with --url"
