@@ -1,9 +1,12 @@
 package edge
 
 import (
+	"bytes"
 	"encoding/binary"
+	"encoding/json"
 	"errors"
 	"io"
+	"maps"
 
 	"github.com/centrifugal/protocol"
 
@@ -117,7 +120,7 @@ func (k kind) batchFrame(b *router.Batch, failed func()) []byte {
 	buf := newFrame(size)
 	for i := range b.Pushes {
 		var err error
-		if buf, err = k.appendReply(buf, &protocol.Reply{Push: wirePush(b.Channel, &b.Pushes[i])}); err != nil {
+		if buf, err = k.appendReply(buf, &protocol.Reply{Push: k.wirePush(b.Channel, &b.Pushes[i])}); err != nil {
 			failed()
 		}
 	}
@@ -127,11 +130,11 @@ func (k kind) batchFrame(b *router.Batch, failed func()) []byte {
 	return k.seal(buf)
 }
 
-func wirePush(channel string, p *router.Push) *protocol.Push {
+func (k kind) wirePush(channel string, p *router.Push) *protocol.Push {
 	w := &protocol.Push{Channel: channel}
 	switch {
 	case p.Pub != nil:
-		w.Pub = wirePublication(p.Pub)
+		w.Pub = k.wirePublication(p.Pub)
 	case p.Join != nil:
 		w.Join = &protocol.Join{Info: wireInfo(p.Join)}
 	case p.Leave != nil:
@@ -140,21 +143,43 @@ func wirePush(channel string, p *router.Push) *protocol.Push {
 	return w
 }
 
-func wirePublication(p *router.Publication) *protocol.Publication {
+// wirePublication is p as clients of kind k can take it: JSON clients get what is
+// not JSON as a base64 string and a tag that says so (router.PayloadAny).
+func (k kind) wirePublication(p *router.Publication) *protocol.Publication {
+	if k == jsonWS && (!json.Valid(p.Data) || bytes.IndexByte(p.Data, '\n') >= 0) {
+		p = jsonPublication(p)
+	}
 	return &protocol.Publication{
 		Data: p.Data, Info: wireInfo(p.Info), Offset: p.Offset, Epoch: p.Epoch, Tags: p.Tags, Time: p.Time,
 	}
 }
 
-func wirePublications(ps []*router.Publication) []*protocol.Publication {
+func (k kind) wirePublications(ps []*router.Publication) []*protocol.Publication {
 	if len(ps) == 0 {
 		return nil
 	}
 	out := make([]*protocol.Publication, len(ps))
 	for i, p := range ps {
-		out[i] = wirePublication(p)
+		out[i] = k.wirePublication(p)
 	}
 	return out
+}
+
+// jsonPublication returns p with its data as JSON on one line.
+func jsonPublication(p *router.Publication) *router.Publication {
+	q := *p
+	var line bytes.Buffer
+	if json.Compact(&line, p.Data) == nil {
+		q.Data = line.Bytes()
+		return &q
+	}
+	q.Data, _ = json.Marshal(p.Data) // a byte slice always encodes, as base64
+	q.Tags = maps.Clone(p.Tags)
+	if q.Tags == nil {
+		q.Tags = make(map[string]string, 1)
+	}
+	q.Tags["encoding"] = "base64"
+	return &q
 }
 
 func wireInfo(i *router.ClientInfo) *protocol.ClientInfo {

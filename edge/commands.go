@@ -181,7 +181,7 @@ func (s *session) history(ctx context.Context, cmd *protocol.Command) (*protocol
 		return nil, err
 	}
 	return &protocol.Reply{History: &protocol.HistoryResult{
-		Publications: wirePublications(res.Publications), Offset: res.Position.Offset, Epoch: res.Position.Epoch,
+		Publications: s.kind.wirePublications(res.Publications), Offset: res.Position.Offset, Epoch: res.Position.Epoch,
 	}}, nil
 }
 

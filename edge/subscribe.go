@@ -54,7 +54,7 @@ func (s *session) subscribed(cmd *protocol.Command, state *channelState, sub *ro
 	}
 	r := &protocol.SubscribeResult{
 		Recoverable: res.Recoverable, Positioned: res.Positioned, Recovered: res.Recovered, WasRecovering: res.WasRecovering,
-		Offset: res.Position.Offset, Epoch: res.Position.Epoch, Publications: wirePublications(res.Publications),
+		Offset: res.Position.Offset, Epoch: res.Position.Epoch, Publications: s.kind.wirePublications(res.Publications),
 	}
 	if res.Recovered && len(res.Publications) > 0 {
 		// SDKs advance by the publications, from where they were.

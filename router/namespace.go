@@ -24,6 +24,9 @@ type Payload string
 const (
 	PayloadJSON   Payload = "json"   // every payload is one valid JSON value (default)
 	PayloadBinary Payload = "binary" // any bytes; Protobuf clients only
+	// PayloadAny carries any bytes to all clients: those of the JSON protocol get
+	// what is not JSON as a base64 string, with the tag encoding: base64.
+	PayloadAny Payload = "any"
 )
 
 // Namespace is the behaviour of all channels that share a prefix. The zero value
@@ -87,7 +90,7 @@ func (ns *Namespace) Validate() error {
 	check(namespaceName.MatchString(ns.Name), "name must be 1 to 64 of a-z A-Z 0-9 _ -")
 	check(ns.HistorySize >= 0 && ns.HistorySize <= MaxHistorySize, "history_size %d is not within 0 to %d", ns.HistorySize, MaxHistorySize)
 	check(ns.HistoryTTL >= 0, "history_ttl %v is negative", ns.HistoryTTL)
-	check(ns.Payload == PayloadJSON || ns.Payload == PayloadBinary, "payload %q is neither json nor binary", ns.Payload)
+	check(ns.Payload == PayloadJSON || ns.Payload == PayloadBinary || ns.Payload == PayloadAny, "payload %q is neither json, binary nor any", ns.Payload)
 	if ns.HistorySize > 0 {
 		check(ns.Retention > 0, "retention %v must be positive", ns.Retention)
 		check(ns.HistoryTTL <= ns.Retention, "history_ttl %v exceeds retention %v", ns.HistoryTTL, ns.Retention)

@@ -123,11 +123,11 @@ func asciiJSON(b []byte) []byte {
 // payload as it is stored. Newlines separate messages in the JSON protocol, so
 // JSON is stored without them (rule W6).
 func checkPayload(kind Payload, data []byte) ([]byte, error) {
-	if kind == PayloadBinary {
+	if kind != PayloadJSON {
 		return data, nil
 	}
 	if !json.Valid(data) {
-		return nil, Errorf(CodeInvalid, "data is not valid JSON; use a namespace with payload: binary for other bytes")
+		return nil, Errorf(CodeInvalid, "data is not valid JSON; a namespace with payload: binary or any takes other bytes")
 	}
 	if bytes.IndexByte(data, '\n') < 0 && bytes.IndexByte(data, '\r') < 0 {
 		return data, nil

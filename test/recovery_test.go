@@ -213,13 +213,8 @@ func (s *scenario) attend(byChannel map[string]*check.Observer) {
 	}
 	defer c.Close()
 	for channel, o := range byChannel {
-		offset, epoch, known := o.Position()
-		body := map[string]any{"channel": channel}
-		if known {
-			body["recover"], body["offset"], body["epoch"] = true, offset, epoch
-		}
-		mu.Lock() // the reply may come before send returns
-		id, err := c.Send("subscribe", body)
+		mu.Lock() // the reply may come before Send returns
+		id, err := c.Send("subscribe", subscribeBody(channel, o))
 		asked[id] = channel
 		mu.Unlock()
 		if err != nil {
@@ -248,6 +243,15 @@ func (s *scenario) attend(byChannel map[string]*check.Observer) {
 			return
 		}
 	}
+}
+
+// subscribeBody asks for channel, from where o stands.
+func subscribeBody(channel string, o *check.Observer) map[string]any {
+	body := map[string]any{"channel": channel}
+	if offset, epoch, known := o.Position(); known {
+		body["recover"], body["offset"], body["epoch"] = true, offset, epoch
+	}
+	return body
 }
 
 // breakThings does one thing after the other until the scenario stops.

@@ -104,7 +104,7 @@ type Namespace struct {
 	Retention     time.Duration `yaml:"retention" doc:"how long the stream keeps publications, at least history_ttl"`
 	Partitions    int           `yaml:"partitions" doc:"streams the namespace is spread over"`
 	MemoryStorage bool          `yaml:"memory_storage" doc:"streams in memory: faster, gone when NATS restarts"`
-	Payload       string        `yaml:"payload" doc:"json or binary"`
+	Payload       string        `yaml:"payload" doc:"json; binary: any bytes, Protobuf clients only; any: any bytes, JSON clients get base64 of what is not JSON"`
 
 	ForceRecovery    bool `yaml:"force_recovery" doc:"every subscription is recoverable"`
 	ForcePositioning bool `yaml:"force_positioning" doc:"every subscription has a position"`
