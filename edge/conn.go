@@ -37,6 +37,7 @@ type wsConn struct {
 	queue    [][]byte   // frames the socket did not take, oldest first
 	queued   int        // bytes in queue and with the flusher; at most cfg.QueueBytes
 	flushing bool       // a flusher owns the socket's write side
+	partial  bool       // queue[0] is the rest of a frame that was written in part
 	closing  bool       // the close frame was sent or queued; nothing follows it
 	drained  bool       // reading has ended: close the socket when the queue is empty
 	try      tryWrite
@@ -78,8 +79,6 @@ func newWSConn(ws *websocket.Conn, cfg *Config, m *metrics) *wsConn {
 // readLoop calls onFrame for every message until the connection ends, and
 // returns why. The slice handed out is not used again.
 func (c *wsConn) readLoop(wantType int, onFrame func([]byte) bool) disconnect {
-	buf := readBuffers.Get().(*bytes.Buffer)
-	defer readBuffers.Put(buf)
 	for {
 		messageType, r, err := c.ws.NextReader()
 		if err != nil {
@@ -88,19 +87,28 @@ func (c *wsConn) readLoop(wantType int, onFrame func([]byte) bool) disconnect {
 		if messageType != wantType {
 			return disconnectBadRequest
 		}
-		buf.Reset()
-		if _, err := buf.ReadFrom(io.LimitReader(r, int64(c.cfg.MaxMessageBytes)+1)); err != nil {
+		data, err := c.readMessage(r)
+		switch {
+		case err != nil:
 			return readError(err)
-		}
-		if buf.Len() > c.cfg.MaxMessageBytes {
+		case len(data) > c.cfg.MaxMessageBytes:
 			return disconnectTooBig
-		}
-		c.metrics.bytesIn.Add(int64(buf.Len()))
-		// A copy of its own: decoded strings point into it, publications keep it.
-		if !onFrame(bytes.Clone(buf.Bytes())) {
+		case !onFrame(data):
 			return disconnectClosed
 		}
 	}
+}
+
+// readMessage reads one message, at most one byte more than allowed, into a slice
+// of its own size: decoded strings point into it and publications keep it. The
+// buffer is borrowed for the message only, an idle connection holds none.
+func (c *wsConn) readMessage(r io.Reader) ([]byte, error) {
+	buf := readBuffers.Get().(*bytes.Buffer)
+	defer readBuffers.Put(buf)
+	buf.Reset()
+	_, err := buf.ReadFrom(io.LimitReader(r, int64(c.cfg.MaxMessageBytes)+1))
+	c.metrics.bytesIn.Add(int64(buf.Len()))
+	return bytes.Clone(buf.Bytes()), err
 }
 
 var readBuffers = sync.Pool{New: func() any { return new(bytes.Buffer) }}
@@ -131,9 +139,10 @@ func (c *wsConn) Send(frame []byte) {
 		return
 	}
 	if c.queued+len(rest) > c.cfg.QueueBytes {
-		c.tooSlow()
+		c.tooSlow(rest, len(rest) < len(frame))
 		return
 	}
+	c.partial = c.partial || len(rest) < len(frame)
 	c.enqueue(rest)
 }
 
@@ -166,15 +175,27 @@ func (c *wsConn) enqueue(frame []byte) {
 	}
 }
 
-// tooSlow ends a connection whose queue is full: what has not been handed to the
-// socket is dropped, and the client is told why after what has.
-func (c *wsConn) tooSlow() {
+// tooSlow ends a connection whose queue has no room for rest: what has not been
+// handed to the socket is dropped, and the client is told why after what has. A
+// frame written in part must be completed, or the close frame would be taken for
+// the rest of it.
+func (c *wsConn) tooSlow(rest []byte, partial bool) {
+	keep := [][]byte(nil)
+	switch {
+	case partial: // then the queue is empty: the socket was tried
+		keep = [][]byte{rest}
+	case c.partial:
+		keep = c.queue[:1:1]
+	}
 	c.metrics.slow.Inc()
-	c.metrics.drop(dropSlow, len(c.queue)+1)
+	c.metrics.drop(dropSlow, len(c.queue)+1-len(keep))
 	for _, f := range c.queue {
 		c.queued -= len(f)
 	}
 	c.queue = nil
+	for _, f := range keep {
+		c.enqueue(f)
+	}
 	c.finish(disconnectSlow)
 }
 
@@ -209,7 +230,7 @@ func (c *wsConn) flush() {
 			c.mu.Unlock()
 			return
 		}
-		pending, c.queue = c.queue, nil
+		pending, c.queue, c.partial = c.queue, nil, false
 		c.mu.Unlock()
 		size := 0
 		for _, f := range pending {

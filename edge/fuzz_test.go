@@ -1,0 +1,56 @@
+package edge
+
+import (
+	"testing"
+
+	"github.com/centrifugal/protocol"
+)
+
+// FuzzJSONFrames feeds frames to a connected session: whatever comes, it answers
+// or closes, and never panics.
+func FuzzJSONFrames(f *testing.F) {
+	for _, s := range []string{
+		`{"id":2,"subscribe":{"channel":"a","recover":true,"offset":1,"epoch":"e"}}`,
+		`{"id":2,"publish":{"channel":"a","data":{"n":1}}}` + "\n" + `{}`,
+		`{"id":3,"history":{"channel":"a","since":{"offset":1}}}`, `{"id":4,"presence":{"channel":"a"}}`,
+		`{"id":5,"refresh":{"token":"x"}}`, `{"id":6,"sub_refresh":{"channel":"a","token":"x"}}`,
+		`{"id":7,"rpc":{"method":"m"}}`, `{"send":{}}`, "\n", `{"id":1}`, `[]`, `{"id":2,"unsubscribe":{"channel":"a"}}`,
+	} {
+		f.Add([]byte(s))
+	}
+	f.Fuzz(func(t *testing.T, frame []byte) { fuzzFrame(t, jsonWS, frame) })
+}
+
+// FuzzProtobufFrames does the same in Protobuf.
+func FuzzProtobufFrames(f *testing.F) {
+	for _, cmd := range []*protocol.Command{
+		{Id: 2, Subscribe: &protocol.SubscribeRequest{Channel: "a", Recover: true}},
+		{Id: 3, Publish: &protocol.PublishRequest{Channel: "a", Data: []byte("1")}},
+		{Id: 4, History: &protocol.HistoryRequest{Channel: "a", Since: &protocol.StreamPosition{Offset: 1}}},
+		{Id: 5, Refresh: &protocol.RefreshRequest{Token: "x"}},
+		{},
+	} {
+		b, err := protocol.NewProtobufCommandEncoder().Encode(cmd)
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(b)
+	}
+	f.Add([]byte{0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x01})
+	f.Fuzz(func(t *testing.T, frame []byte) { fuzzFrame(t, protobufWS, frame) })
+}
+
+func fuzzFrame(t *testing.T, k kind, frame []byte) {
+	s := newTestServer(t, newFakeRouter(), nil)
+	sess, tr := newTestSession(s, k)
+	sess.connected = true
+	alive := sess.onFrame(frame)
+	settle(s, sess)
+	if alive != (tr.closed() == 0) {
+		t.Fatalf("onFrame said %v, and the connection was closed with %d", alive, tr.closed())
+	}
+	sess.ended(disconnectClosed)
+	if s.sessions.Count() != 0 {
+		t.Fatal("the session is still there")
+	}
+}
