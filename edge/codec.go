@@ -7,6 +7,7 @@ import (
 	"errors"
 	"io"
 	"maps"
+	"unicode/utf8"
 
 	"github.com/centrifugal/protocol"
 
@@ -146,7 +147,7 @@ func (k kind) wirePush(channel string, p *router.Push) *protocol.Push {
 // wirePublication is p as clients of kind k can take it: JSON clients get what is
 // not JSON as a base64 string and a tag that says so (router.PayloadAny).
 func (k kind) wirePublication(p *router.Publication) *protocol.Publication {
-	if k == jsonWS && (!json.Valid(p.Data) || bytes.IndexByte(p.Data, '\n') >= 0) {
+	if k == jsonWS && (!validJSON(p.Data) || bytes.IndexByte(p.Data, '\n') >= 0) {
 		p = jsonPublication(p)
 	}
 	return &protocol.Publication{
@@ -169,7 +170,7 @@ func (k kind) wirePublications(ps []*router.Publication) []*protocol.Publication
 func jsonPublication(p *router.Publication) *router.Publication {
 	q := *p
 	var line bytes.Buffer
-	if json.Compact(&line, p.Data) == nil {
+	if utf8.Valid(p.Data) && json.Compact(&line, p.Data) == nil {
 		q.Data = line.Bytes()
 		return &q
 	}
@@ -181,6 +182,11 @@ func jsonPublication(p *router.Publication) *router.Publication {
 	q.Tags["encoding"] = "base64"
 	return &q
 }
+
+// validJSON also refuses bytes that are not UTF-8, which json.Valid lets pass
+// within strings: browsers drop a connection over one such text frame, and would
+// get it again from the history when they recover.
+func validJSON(b []byte) bool { return utf8.Valid(b) && json.Valid(b) }
 
 func wireInfo(i *router.ClientInfo) *protocol.ClientInfo {
 	if i == nil {

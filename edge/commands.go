@@ -40,11 +40,11 @@ func (s *session) command(cmd *protocol.Command) bool {
 	case "publish":
 		s.inOrder(cmd.Publish.Channel, func() { s.publish(cmd) })
 	case "history":
-		s.inOrder(cmd.History.Channel, func() { s.call(cmd, s.history) })
+		s.inOrder(cmd.History.Channel, func() { s.call(cmd, router.OpHistory, cmd.History.Channel, s.history) })
 	case "presence":
-		s.inOrder(cmd.Presence.Channel, func() { s.call(cmd, s.presence) })
+		s.inOrder(cmd.Presence.Channel, func() { s.call(cmd, router.OpPresence, cmd.Presence.Channel, s.presence) })
 	case "presence_stats":
-		s.inOrder(cmd.PresenceStats.Channel, func() { s.call(cmd, s.presenceStats) })
+		s.inOrder(cmd.PresenceStats.Channel, func() { s.call(cmd, router.OpPresence, cmd.PresenceStats.Channel, s.presenceStats) })
 	case "refresh":
 		return s.refresh(cmd)
 	case "sub_refresh":
@@ -94,8 +94,13 @@ func methodOf(cmd *protocol.Command) string {
 	}
 }
 
-// call runs a command that waits, off the reading goroutine.
-func (s *session) call(cmd *protocol.Command, f func(context.Context, *protocol.Command) (*protocol.Reply, error)) {
+// call runs a command that waits, off the reading goroutine. The rules are checked
+// at once: a later unsubscribe in the same frame must not change the answer.
+func (s *session) call(cmd *protocol.Command, op router.Op, channel string, f func(context.Context, *protocol.Command) (*protocol.Reply, error)) {
+	if err := s.allow(op, channel); err != nil {
+		s.fail(cmd, err)
+		return
+	}
 	s.begin()
 	s.srv.calls.Go(func() {
 		defer s.end()
@@ -169,9 +174,6 @@ func (s *session) clientInfo(channel string) *router.ClientInfo {
 
 func (s *session) history(ctx context.Context, cmd *protocol.Command) (*protocol.Reply, error) {
 	req := cmd.History
-	if err := s.allow(router.OpHistory, req.Channel); err != nil {
-		return nil, err
-	}
 	limit := int(req.Limit)
 	if limit < 0 || limit > s.srv.cfg.MaxHistoryLimit {
 		limit = s.srv.cfg.MaxHistoryLimit
@@ -193,9 +195,6 @@ func sincePosition(p *protocol.StreamPosition) *router.Position {
 }
 
 func (s *session) presence(ctx context.Context, cmd *protocol.Command) (*protocol.Reply, error) {
-	if err := s.allow(router.OpPresence, cmd.Presence.Channel); err != nil {
-		return nil, err
-	}
 	members, err := s.srv.node.Presence(ctx, cmd.Presence.Channel)
 	if err != nil {
 		return nil, err
@@ -208,9 +207,6 @@ func (s *session) presence(ctx context.Context, cmd *protocol.Command) (*protoco
 }
 
 func (s *session) presenceStats(ctx context.Context, cmd *protocol.Command) (*protocol.Reply, error) {
-	if err := s.allow(router.OpPresence, cmd.PresenceStats.Channel); err != nil {
-		return nil, err
-	}
 	st, err := s.srv.node.PresenceStats(ctx, cmd.PresenceStats.Channel)
 	if err != nil {
 		return nil, err

@@ -8,6 +8,7 @@ import (
 	"sync"
 	"syscall"
 	"time"
+	"unicode/utf8"
 
 	"github.com/gorilla/websocket"
 )
@@ -40,6 +41,7 @@ type wsConn struct {
 	partial  bool       // queue[0] is the rest of a frame that was written in part
 	closing  bool       // the close frame was sent or queued; nothing follows it
 	drained  bool       // reading has ended: close the socket when the queue is empty
+	why      disconnect // why our side ended the connection; zero while it has not
 	try      tryWrite
 }
 
@@ -93,6 +95,8 @@ func (c *wsConn) readLoop(wantType int, onFrame func([]byte) bool) disconnect {
 			return readError(err)
 		case len(data) > c.cfg.MaxMessageBytes:
 			return disconnectTooBig
+		case wantType == websocket.TextMessage && !utf8.Valid(data):
+			return disconnectNotText // gorilla does not look (RFC 6455 section 8.1)
 		case !onFrame(data):
 			return disconnectClosed
 		}
@@ -201,7 +205,7 @@ func (c *wsConn) tooSlow(rest []byte, partial bool) {
 
 // finish queues or writes the close frame as the last one.
 func (c *wsConn) finish(d disconnect) {
-	c.closing = true
+	c.closing, c.why = true, d
 	if rest, err := c.writeNow(closeFrame(d)); err != nil {
 		c.nc.Close()
 	} else if len(rest) > 0 {
@@ -253,6 +257,9 @@ func (c *wsConn) flush() {
 // abort gives the connection up. The reader notices and ends the session.
 func (c *wsConn) abort() {
 	c.closing = true
+	if (c.why == disconnect{}) {
+		c.why = disconnectWriteError
+	}
 	c.metrics.drop(dropClosing, len(c.queue))
 	c.queue = nil
 	c.nc.Close()
@@ -265,6 +272,17 @@ func (c *wsConn) Close(d disconnect) {
 	if !c.closing {
 		c.finish(d)
 	}
+}
+
+// reason returns why the connection ended: for our reason if we had one, else for
+// seen, which is what the reader saw.
+func (c *wsConn) reason(seen disconnect) disconnect {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if (c.why == disconnect{}) || c.why == disconnectNormal {
+		return seen
+	}
+	return c.why
 }
 
 // drain closes the socket once what is queued has gone out. It is called when

@@ -36,15 +36,13 @@ func (s *session) connect(cmd *protocol.Command) bool {
 	s.expireAt = t.ExpireAt
 	s.pingAt = now.Add(cfg.PingInterval)
 	s.mu.Unlock()
-	if !s.srv.sessions.identified(s) {
-		return false // closed meanwhile
-	}
 	expires, ttl := lifetime(t.ExpireAt)
 	s.reply(cmd, &protocol.Reply{Connect: &protocol.ConnectResult{
 		Client: s.id, Version: cfg.Version, Expires: expires, Ttl: ttl,
 		Ping: uint32(cfg.PingInterval / time.Second), Pong: true, Time: now.UnixMilli(),
 	}})
-	return true
+	// After the reply: from here on messages are pushed to it.
+	return s.srv.sessions.identified(s) // false: closed meanwhile
 }
 
 // identify returns what text says and "ok", or why not: "expired", "refused" (no

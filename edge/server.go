@@ -132,8 +132,11 @@ func (s *Server) serveWebSocket(w http.ResponseWriter, r *http.Request) {
 	}
 	conn := newWSConn(ws, s.cfg, s.metrics)
 	sess := newSession(s, k, conn, time.Now())
-	s.sessions.add(sess)
-	s.readers.Go(func() { s.read(conn, sess) })
+	// The check above may be long ago: add is what stop and Shutdown rely on.
+	if !s.sessions.add(sess, func() { s.readers.Go(func() { s.read(conn, sess) }) }) {
+		conn.Close(disconnectShutdown)
+		conn.drain()
+	}
 }
 
 func (s *Server) read(conn *wsConn, sess *session) {
@@ -142,11 +145,12 @@ func (s *Server) read(conn *wsConn, sess *session) {
 		messageType = websocket.BinaryMessage
 	}
 	why := conn.readLoop(messageType, sess.onFrame)
-	if why == disconnectTooBig || why == disconnectBadRequest {
+	if why != disconnectClosed {
 		conn.Close(why)
 	}
-	sess.ended(why)
+	sess.ended(conn.reason(why))
 	conn.drain()
+	sess.settle()
 }
 
 // Run turns the wheel, once a second for all sessions, until ctx ends.
@@ -171,7 +175,7 @@ func (s *Server) Run(ctx context.Context) error {
 // first, it stops pacing and waiting.
 func (s *Server) Shutdown(ctx context.Context) error {
 	s.draining.Store(true)
-	all := s.sessions.list()
+	all := s.sessions.refuse()
 	if len(all) > 0 {
 		pace := time.NewTicker(max(s.cfg.DrainWindow/time.Duration(len(all)), time.Microsecond))
 		defer pace.Stop()
@@ -200,7 +204,7 @@ func (s *Server) Shutdown(ctx context.Context) error {
 // stop ends what is left at once.
 func (s *Server) stop() {
 	s.draining.Store(true)
-	for _, sess := range s.sessions.list() {
+	for _, sess := range s.sessions.refuse() {
 		sess.close(disconnectShutdown)
 	}
 	s.cancel()

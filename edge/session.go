@@ -45,7 +45,8 @@ type channelState struct {
 	sub      *router.Subscription // nil unless subscribed
 	expireAt int64                // Unix seconds; 0 never
 	busy     bool                 // a subscribe or unsubscribe is in flight
-	waiting  []func()
+	running  bool                 // release is running what waited
+	waiting  []func()             // each counts as in flight, so MaxInflight bounds them
 }
 
 func newSession(srv *Server, k kind, t transport, now time.Time) *session {
@@ -98,6 +99,16 @@ func (s *session) end() {
 	s.inflight--
 	s.room.Signal()
 	s.mu.Unlock()
+}
+
+// settle waits until no command is in flight. Only the reading goroutine waits on
+// room, here and in admit.
+func (s *session) settle() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for s.inflight > 0 {
+		s.room.Wait()
+	}
 }
 
 // reply sends r with the id of cmd.
@@ -166,7 +177,7 @@ func (s *session) find(channel string) *channelState {
 
 // forget drops the state of a channel that nothing refers to.
 func (s *session) forget(c *channelState) {
-	if c.busy || c.sub != nil || len(c.waiting) > 0 {
+	if c.busy || c.running || c.sub != nil || len(c.waiting) > 0 {
 		return
 	}
 	for i, other := range s.channels {
@@ -183,7 +194,9 @@ func (s *session) forget(c *channelState) {
 // counts the command as in flight until then.
 func (s *session) inOrder(channel string, f func()) {
 	s.mu.Lock()
-	if c := s.find(channel); c != nil && c.busy {
+	// While release runs what waited, a later command must not overtake it.
+	if c := s.find(channel); c != nil && (c.busy || c.running) {
+		s.inflight++
 		c.waiting = append(c.waiting, f)
 		s.mu.Unlock()
 		return
@@ -209,16 +222,25 @@ func (s *session) hold(channel string) *channelState {
 // that holds it again.
 func (s *session) release(c *channelState) {
 	s.mu.Lock()
+	defer s.mu.Unlock()
 	c.busy = false
+	if c.running {
+		return // the call below us on the stack, or on another shard, goes on
+	}
+	c.running = true
 	for len(c.waiting) > 0 && !c.busy {
 		f := c.waiting[0]
 		c.waiting = c.waiting[1:]
-		s.mu.Unlock()
-		f()
-		s.mu.Lock()
+		if !s.closed {
+			s.mu.Unlock()
+			f()
+			s.mu.Lock()
+		}
+		s.inflight--
+		s.room.Signal()
 	}
+	c.running = false
 	s.forget(c)
-	s.mu.Unlock()
 }
 
 // close ends the session for a reason the peer is told.

@@ -88,7 +88,7 @@ func newTestSession(s *Server, k kind) (*session, *fakeTransport) {
 	t := &fakeTransport{}
 	sess := newSession(s, k, t, time.Now())
 	sess.id = "c1"
-	s.sessions.add(sess)
+	s.sessions.add(sess, func() {})
 	return sess, t
 }
 

@@ -1,6 +1,7 @@
 package edge
 
 import (
+	"slices"
 	"sync"
 
 	"github.com/centrifugal/protocol"
@@ -15,6 +16,7 @@ type Sessions struct {
 	all    []*session
 	byID   map[string]*session
 	byUser map[string][]*session
+	full   bool // no session is added any more
 }
 
 // NewSessions returns an empty set.
@@ -24,11 +26,26 @@ func NewSessions() *Sessions {
 
 var _ router.Sessions = (*Sessions)(nil)
 
-func (ss *Sessions) add(s *session) {
+// add admits s and calls start before refuse can return, or returns false when
+// refuse was called.
+func (ss *Sessions) add(s *session, start func()) bool {
 	ss.mu.Lock()
 	defer ss.mu.Unlock()
+	if ss.full {
+		return false
+	}
 	s.index = len(ss.all)
 	ss.all = append(ss.all, s)
+	start()
+	return true
+}
+
+// refuse ends the admission of sessions and returns those there are.
+func (ss *Sessions) refuse() []*session {
+	ss.mu.Lock()
+	defer ss.mu.Unlock()
+	ss.full = true
+	return slices.Clone(ss.all)
 }
 
 // identified makes s reachable by client and user. It returns false when s has

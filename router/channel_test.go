@@ -102,3 +102,27 @@ func FuzzDecodeMeta(f *testing.F) {
 		}
 	})
 }
+
+func TestCheckPayload(t *testing.T) {
+	for name, tt := range map[string]struct {
+		kind Payload
+		data string
+		want string // "" is refused
+	}{
+		"JSON":                   {PayloadJSON, `{"a": 1}`, `{"a": 1}`},
+		"JSON on two lines":      {PayloadJSON, "{\"a\":\n1}", `{"a":1}`},
+		"no JSON":                {PayloadJSON, "boom", ""},
+		"two values":             {PayloadJSON, "1 2", ""},
+		"nothing":                {PayloadJSON, "", ""},
+		"JSON, but not in UTF-8": {PayloadJSON, "\"\xff\"", ""},
+		"binary":                 {PayloadBinary, "\xff\n", "\xff\n"},
+		"any":                    {PayloadAny, "boom", "boom"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			got, err := checkPayload(tt.kind, []byte(tt.data))
+			if string(got) != tt.want || (err != nil) != (tt.want == "") {
+				t.Errorf("got %q, %v", got, err)
+			}
+		})
+	}
+}

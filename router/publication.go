@@ -126,8 +126,10 @@ func checkPayload(kind Payload, data []byte) ([]byte, error) {
 	if kind != PayloadJSON {
 		return data, nil
 	}
-	if !json.Valid(data) {
-		return nil, Errorf(CodeInvalid, "data is not valid JSON; a namespace with payload: binary or any takes other bytes")
+	// encoding/json lets other bytes through in strings; browsers drop the
+	// connection for them.
+	if !json.Valid(data) || !utf8.Valid(data) {
+		return nil, Errorf(CodeInvalid, "data is not valid JSON in UTF-8; a namespace with payload: binary or any takes other bytes")
 	}
 	if bytes.IndexByte(data, '\n') < 0 && bytes.IndexByte(data, '\r') < 0 {
 		return data, nil

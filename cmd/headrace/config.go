@@ -123,7 +123,7 @@ func (a *app) configCommand() *cobra.Command {
 				streams += ns.Partitions
 			}
 		}
-		_, err = fmt.Fprintf(a.stdout, "ok: %d namespaces, %d history streams with %d replicas\n", len(cfg.Namespaces), streams, replicas(cfg))
+		_, err = fmt.Fprintf(a.stdout, "ok: %d namespaces, %d history streams with %d replicas\n", len(cfg.Namespaces), streams, replicas(cfg, cfg.NATS.URL != ""))
 		return err
 	}
 	show := &cobra.Command{Use: "print", Short: "Print the configuration in effect, secrets hidden", Args: exactArgs(0)}

@@ -106,10 +106,13 @@ func newNode(ctx context.Context, cfg config.Config, nodeID string, b *broker, l
 
 	opening, cancel := context.WithTimeout(ctx, cfg.NATS.OpenTimeout)
 	defer cancel()
-	var err error
-	n.store, err = persistence.Open(opening, b.store, storeConfig(cfg, log, n.registry))
+	clustered, err := isClustered(opening, b.store)
 	if err != nil {
-		return nil, &hintError{err: fmt.Errorf("open the store: %w", err), hint: openHint(cfg)}
+		return nil, &hintError{err: err, hint: openHint(cfg, clustered)}
+	}
+	n.store, err = persistence.Open(opening, b.store, storeConfig(cfg, clustered, log, n.registry))
+	if err != nil {
+		return nil, &hintError{err: fmt.Errorf("open the store: %w", err), hint: openHint(cfg, clustered)}
 	}
 	sessions := edge.NewSessions()
 	n.router, err = router.New(router.Config{
@@ -124,11 +127,11 @@ func newNode(ctx context.Context, cfg config.Config, nodeID string, b *broker, l
 	return n, err
 }
 
-func openHint(cfg config.Config) string {
+func openHint(cfg config.Config, clustered bool) string {
 	if cfg.NATS.URL == "" {
 		return ""
 	}
-	return fmt.Sprintf("the NATS servers must run JetStream, and streams with %d replicas need as many of them; nats.replicas sets the number", replicas(cfg))
+	return fmt.Sprintf("the NATS servers must run JetStream, and streams with %d replicas need as many of them; nats.replicas sets the number", replicas(cfg, clustered))
 }
 
 // serveHTTP serves until ctx ends, then lets no one in any more, disconnects the

@@ -1,8 +1,12 @@
 package main
 
 import (
+	"context"
+	"fmt"
 	"log/slog"
+	"time"
 
+	"github.com/nats-io/nats.go"
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/headrace/headrace/edge"
@@ -45,23 +49,42 @@ func namespaces(cfg config.Config) []router.Namespace {
 	return out
 }
 
-// replicas is the number of copies of every stream.
-func replicas(cfg config.Config) int {
+// replicas is the number of copies of every stream: as configured, else three in
+// a cluster and one elsewhere.
+func replicas(cfg config.Config, clustered bool) int {
 	switch {
 	case cfg.NATS.Replicas > 0:
 		return cfg.NATS.Replicas
-	case cfg.NATS.URL == "":
-		return 1
-	default:
+	case clustered:
 		return 3
+	default:
+		return 1
 	}
 }
 
-func storeConfig(cfg config.Config, log *slog.Logger, reg prometheus.Registerer) persistence.Config {
+// isClustered waits until nc is connected and tells whether the server there
+// belongs to a cluster.
+func isClustered(ctx context.Context, nc *nats.Conn) (bool, error) {
+	poll := time.NewTicker(20 * time.Millisecond)
+	defer poll.Stop()
+	for !nc.IsConnected() {
+		select {
+		case <-poll.C:
+		case <-ctx.Done():
+			if err := nc.LastError(); err != nil {
+				return false, fmt.Errorf("connect to NATS: %w", err)
+			}
+			return false, fmt.Errorf("connect to NATS: %w", context.Cause(ctx))
+		}
+	}
+	return nc.ConnectedClusterName() != "", nil
+}
+
+func storeConfig(cfg config.Config, clustered bool, log *slog.Logger, reg prometheus.Registerer) persistence.Config {
 	return persistence.Config{
 		Prefix:         cfg.NATS.Prefix,
 		Namespaces:     namespaces(cfg),
-		Replicas:       replicas(cfg),
+		Replicas:       replicas(cfg, clustered),
 		PublishTimeout: cfg.Router.PublishTimeout,
 		Log:            log.With("part", "persistence"),
 		Metrics:        reg,

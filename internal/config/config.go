@@ -34,7 +34,7 @@ type NATS struct {
 	User        string        `yaml:"user" doc:"user name"`
 	Password    string        `yaml:"password" secret:"true" doc:"password of user"`
 	TLS         TLS           `yaml:"tls"`
-	Replicas    int           `yaml:"replicas" doc:"copies of every stream, 1, 3 or 5; 0 is 1 embedded and 3 with url"`
+	Replicas    int           `yaml:"replicas" doc:"copies of every stream, 1, 3 or 5; 0 is 3 in a NATS cluster and 1 elsewhere"`
 	Prefix      string        `yaml:"prefix" doc:"first token of every subject and stream name"`
 	OpenTimeout time.Duration `yaml:"open_timeout" doc:"how long a start waits for NATS and its streams"`
 	SyncEvery   time.Duration `yaml:"sync_interval" doc:"longest time between a write and its fsync in the embedded server; 0 is its default, 2m"`

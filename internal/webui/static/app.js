@@ -159,6 +159,8 @@ class Members {
 
 // Room ---------------------------------------------------------------------
 
+const invalidToken = 3500; // disconnect code of the protocol
+
 async function fetchToken(name) {
   const reply = await fetch('demo/token', {
     method: 'POST',
@@ -184,7 +186,13 @@ function enter(name, room, first) {
   const state = (value, text) => { $('state').dataset.state = value; $('state').textContent = text; };
   client.on('connecting', () => state('connecting', 'connecting…'));
   client.on('connected', () => state('connected', 'connected'));
-  client.on('disconnected', (ctx) => state('disconnected', `offline: ${ctx.reason}`));
+  client.on('disconnected', (ctx) => {
+    state('disconnected', `offline: ${ctx.reason}`);
+    if (ctx.code === invalidToken) { // the server started anew and signs with another secret
+      client.setToken('');
+      client.connect();
+    }
+  });
 
   const sub = client.newSubscription(`chat:${room}`, { recoverable: true, joinLeave: true });
   const showHistory = async () => {
