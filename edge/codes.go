@@ -27,6 +27,7 @@ var (
 	disconnectExpired      = disconnect{3005, "connection expired"}
 	disconnectSlow         = disconnect{3008, "slow"}
 	disconnectWriteError   = disconnect{3009, "write error"}
+	disconnectReconnect    = disconnect{3011, "force reconnect"}
 	disconnectNoPong       = disconnect{3012, "no pong"}
 	disconnectInvalidToken = disconnect{3500, "invalid token"}
 	disconnectBadRequest   = disconnect{3501, "bad request"}

@@ -49,6 +49,12 @@ type Config struct {
 	// shorter than the time the process is given to stop.
 	DrainWindow time.Duration
 
+	// UnreadyAfter is how long the router may be unable to work (no NATS, no
+	// leader) before this edge refuses connections and sends its clients
+	// elsewhere, over DrainWindow. Elections take up to 9 s, and all edges see
+	// them alike, so stay above that.
+	UnreadyAfter time.Duration
+
 	// MaxMessageBytes bounds one client message (WebSocket close 1009 above it).
 	MaxMessageBytes int
 	// QueueBytes bounds what waits for one slow connection; above it the client
@@ -92,6 +98,7 @@ func DefaultConfig() Config {
 		ExpireGrace:      25 * time.Second,
 		WriteTimeout:     10 * time.Second,
 		DrainWindow:      5 * time.Second,
+		UnreadyAfter:     20 * time.Second,
 		MaxMessageBytes:  64 << 10,
 		QueueBytes:       1 << 20,
 		ChannelLimit:     128,
@@ -117,6 +124,7 @@ func (c *Config) Validate() error {
 	check(c.ExpireGrace >= 0, "expire_grace %v is negative", c.ExpireGrace)
 	check(c.WriteTimeout > 0, "write_timeout %v must be positive", c.WriteTimeout)
 	check(c.DrainWindow >= 0, "drain_window %v is negative", c.DrainWindow)
+	check(c.UnreadyAfter >= 10*time.Second, "unready_after %v is below 10s: an election would send all clients away", c.UnreadyAfter)
 	check(c.MaxMessageBytes > 0, "max_message_bytes %d must be positive", c.MaxMessageBytes)
 	check(c.QueueBytes > 0, "queue_bytes %d must be positive", c.QueueBytes)
 	check(c.ChannelLimit > 0, "channel_limit %d must be positive", c.ChannelLimit)

@@ -21,6 +21,7 @@ type fakeRouter struct {
 	gate   chan struct{}          // when set, subscribes are answered after it closes
 	offset uint64
 	ns     router.Namespace
+	ready  error
 }
 
 func newFakeRouter() *fakeRouter {
@@ -38,7 +39,11 @@ func (f *fakeRouter) asked() []string {
 	return append([]string(nil), f.log...)
 }
 
-func (f *fakeRouter) Ready() error { return nil }
+func (f *fakeRouter) Ready() error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.ready
+}
 
 func (f *fakeRouter) Allow(op router.Op, channel string, who router.Access) error {
 	if who.Insecure || channel != "secret" {

@@ -37,6 +37,7 @@ type Server struct {
 	cancel   context.CancelFunc
 
 	draining atomic.Bool
+	unready  atomic.Bool    // the router could not work for cfg.UnreadyAfter
 	calls    sync.WaitGroup // commands that wait for the cluster
 	readers  sync.WaitGroup // goroutines that read connections
 }
@@ -118,8 +119,8 @@ func (s *Server) originAllowed(r *http.Request) bool {
 // serveWebSocket upgrades and returns: net/http's buffers, request and stack go
 // with it, and a fresh goroutine with a small stack reads the connection.
 func (s *Server) serveWebSocket(w http.ResponseWriter, r *http.Request) {
-	if s.draining.Load() {
-		http.Error(w, "shutting down", http.StatusServiceUnavailable)
+	if s.draining.Load() || s.unready.Load() {
+		http.Error(w, "this node takes no connections now", http.StatusServiceUnavailable)
 		return
 	}
 	ws, err := s.upgrader.Upgrade(w, r, nil)
@@ -157,17 +158,45 @@ func (s *Server) read(conn *wsConn, sess *session) {
 func (s *Server) Run(ctx context.Context) error {
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
+	var unreadySince time.Time
 	for {
 		select {
 		case <-ctx.Done():
 			s.stop()
 			return nil
 		case now := <-tick.C:
-			for _, sess := range s.sessions.list() {
+			sessions := s.sessions.list()
+			for _, sess := range sessions {
 				sess.tick(now)
 			}
+			unreadySince = s.moveAway(now, unreadySince, sessions)
 		}
 	}
+}
+
+// moveAway sends clients to other edges, some each second, while the router has
+// been unable to work for too long (rule J2): subscribed here they would get
+// nothing and not know it. It returns since when the router cannot work.
+func (s *Server) moveAway(now, since time.Time, sessions []*session) time.Time {
+	err := s.node.Ready()
+	if err == nil {
+		s.unready.Store(false)
+		return time.Time{}
+	}
+	if since.IsZero() {
+		since = now
+	}
+	if now.Sub(since) < s.cfg.UnreadyAfter {
+		return since
+	}
+	if !s.unready.Swap(true) {
+		s.log.Error("the router cannot work; sending clients elsewhere", "since", since, "clients", len(sessions), "err", err)
+	}
+	steps := max(int((s.cfg.DrainWindow-now.Sub(since)+s.cfg.UnreadyAfter)/time.Second), 1)
+	for _, sess := range sessions[:(len(sessions)+steps-1)/steps] {
+		sess.close(disconnectReconnect)
+	}
+	return since
 }
 
 // Shutdown refuses new connections, tells the clients to reconnect elsewhere,

@@ -1,6 +1,8 @@
 package edge
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"regexp"
 	"slices"
@@ -396,5 +398,52 @@ func TestExpiredSubscriptionEnds(t *testing.T) {
 		if !slices.Contains(frames, want) {
 			t.Errorf("got %q, want %q among them", frames, want)
 		}
+	})
+}
+
+// An edge whose router has no leader sends its clients away, spread over the
+// drain window, but not for an election.
+func TestJ2ClientsAreMovedAwayFromABlindEdge(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFakeRouter()
+		s := newTestServer(t, f, func(c *Config) { c.PingInterval = time.Hour })
+		var all []*fakeTransport
+		for range 100 {
+			sess, tr := newTestSession(s, jsonWS)
+			sess.onFrame([]byte(`{"id":1,"connect":{}}`))
+			all = append(all, tr)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error, 1)
+		go func() { done <- s.Run(ctx) }()
+		closed := func() (n int) {
+			for _, tr := range all {
+				if tr.closed() == 3011 {
+					n++
+				}
+			}
+			return n
+		}
+		blind := func(err error) { f.mu.Lock(); defer f.mu.Unlock(); f.ready = err }
+
+		blind(errors.New("election"))
+		time.Sleep(12 * time.Second) // virtual
+		blind(nil)
+		time.Sleep(30 * time.Second) // virtual
+		if n := closed(); n != 0 {
+			t.Errorf("%d clients were moved for an election", n)
+		}
+		blind(errors.New("cut off"))
+		time.Sleep(500 * time.Millisecond) // virtual: look between the ticks
+		most, before := 0, 0
+		for range 40 {
+			time.Sleep(time.Second) // virtual
+			most, before = max(most, closed()-before), closed()
+		}
+		if closed() != len(all) || most > 25 {
+			t.Errorf("%d of %d clients were moved, at most %d in a second", closed(), len(all), most)
+		}
+		cancel()
+		<-done
 	})
 }
