@@ -3,6 +3,7 @@ package test
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"os"
@@ -11,6 +12,8 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/headrace/headrace/router"
 	"github.com/headrace/headrace/test/check"
@@ -48,8 +51,7 @@ type scenario struct {
 	settled   chan struct{} // closed when subscribers stop being cut off
 	finished  chan struct{} // closed when all is over
 	observers []*check.Observer
-	lossy     atomic.Bool // a fault was used after which clients may be told
-	counts    struct{ published, cuts, kills, clears, elections, cutoffs atomic.Int64 }
+	counts    struct{ published, cuts, kills, clears, elections, cutoffs, squeezes atomic.Int64 }
 }
 
 const scenarioTime = 5 * time.Second
@@ -82,6 +84,7 @@ func runScenario(t *testing.T, replicas int, seed uint64) {
 	workers.Wait()
 	s.h.faults.dropPerMille.Store(0)
 	s.h.faults.interestLag.Store(0)
+	s.setTargets(t, channels)
 	close(s.settled)
 	// Silence: no publication reveals a lost tail. Only the checks can.
 	deadline := time.Now().Add(40 * time.Second)
@@ -95,10 +98,27 @@ func runScenario(t *testing.T, replicas int, seed uint64) {
 		t.Error(p)
 	}
 	c := &s.counts
-	t.Logf("acked %d, delivered %d, told %d; cuts %d, edges killed %d, clears %d, elections %d, cut-offs %d, copies dropped %d",
-		res.Acked, res.Seen, res.Told, c.cuts.Load(), c.kills.Load(), c.clears.Load(), c.elections.Load(), c.cutoffs.Load(), s.h.faults.dropped.Load())
+	t.Logf("acked %d, delivered %d, told %d; cuts %d, edges killed %d, clears %d, elections %d, cut-offs %d, squeezes %d, copies dropped %d",
+		res.Acked, res.Seen, res.Told, c.cuts.Load(), c.kills.Load(), c.clears.Load(), c.elections.Load(), c.cutoffs.Load(), c.squeezes.Load(), s.h.faults.dropped.Load())
 	if res.Acked == 0 || res.Seen == 0 {
 		t.Error("nothing was published or nothing seen: the test tested nothing")
+	}
+}
+
+// setTargets asks the leaders where the channels stand now that nobody publishes.
+func (s *scenario) setTargets(t *testing.T, channels []string) {
+	for _, channel := range channels {
+		var res router.HistoryResult
+		err := errors.New("not asked")
+		for deadline := time.Now().Add(30 * time.Second); err != nil && time.Now().Before(deadline); {
+			ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+			res, err = s.h.any().node.History(ctx, channel, router.HistoryRequest{})
+			cancel()
+		}
+		if err != nil {
+			t.Errorf("%s: position in the end: %v", channel, err)
+		}
+		s.k.Target(channel, check.Position{Epoch: res.Position.Epoch, Offset: res.Position.Offset})
 	}
 }
 
@@ -127,10 +147,10 @@ func (s *scenario) publisher(name, channel string, pause time.Duration) {
 		payload, _ := json.Marshal(fmt.Sprintf("%s-%d", name, n))
 		s.k.Sending(channel, string(payload))
 		for try := 0; try < 60; try++ {
-			offset, err := publish(s.h.any().node, channel, name+"-"+strconv.Itoa(n), payload)
+			pos, err := publish(s.h.any().node, channel, name+"-"+strconv.Itoa(n), payload)
 			if err == nil {
-				if offset > 0 {
-					s.k.Ack(channel, string(payload), offset)
+				if pos.Offset > 0 {
+					s.k.Ack(channel, string(payload), check.Position{Epoch: pos.Epoch, Offset: pos.Offset})
 				}
 				s.counts.published.Add(1)
 				break
@@ -143,20 +163,20 @@ func (s *scenario) publisher(name, channel string, pause time.Duration) {
 	}
 }
 
-func publish(node *router.Node, channel, key string, payload []byte) (uint64, error) {
+func publish(node *router.Node, channel, key string, payload []byte) (router.Position, error) {
 	type answer struct {
-		offset uint64
-		err    error
+		pos router.Position
+		err error
 	}
 	done := make(chan answer, 1)
 	node.Publish(router.PublishRequest{Channel: channel, Data: payload, IdempotencyKey: key}, func(p router.Position, err error) {
-		done <- answer{p.Offset, err}
+		done <- answer{p, err}
 	})
 	select {
 	case a := <-done:
-		return a.offset, a.err
+		return a.pos, a.err
 	case <-time.After(40 * time.Second):
-		return 0, context.DeadlineExceeded // done must be called exactly once; a dead edge may owe it
+		return router.Position{}, context.DeadlineExceeded // done must be called exactly once; a dead edge may owe it
 	}
 }
 
@@ -260,7 +280,9 @@ func (s *scenario) breakThings() {
 	s.h.faults.interestLag.Store(int64(s.rng.IntN(int(150 * time.Millisecond))))
 	for !s.stopping() {
 		time.Sleep(time.Duration(s.rng.IntN(int(400 * time.Millisecond)))) // the pause between two faults
-		switch s.rng.IntN(5) {
+		switch s.rng.IntN(6) {
+		case 5:
+			s.squeeze()
 		case 0:
 			s.h.replace(s.rng.IntN(3))
 			s.counts.kills.Add(1)
@@ -279,10 +301,41 @@ func (s *scenario) clear(channel string) {
 	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 	defer cancel()
 	if marker, err := log.Clear(ctx, ch.Key()); err == nil && marker.Number > 0 {
-		s.k.Cleared(channel, marker.Number)
-		s.lossy.Store(true)
+		epoch := router.LifeEpoch(log.Incarnation(ch.Key()), marker.Life)
+		s.k.Cleared(channel, check.Position{Epoch: epoch, Offset: marker.Number})
 		s.counts.clears.Add(1)
 	}
+}
+
+// squeeze lowers the limit of a stream for a moment, so that it evicts from its
+// front: old entries of busy channels, and the only ones of quiet channels, which
+// begin a new life then.
+func (s *scenario) squeeze() {
+	nc := s.h.connect()
+	defer nc.Close()
+	js, err := jetstream.New(nc)
+	if err != nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	stream, err := js.Stream(ctx, "HR_LOG_h_0")
+	if err != nil {
+		return // no leader now
+	}
+	cfg := stream.CachedInfo().Config
+	before := cfg.MaxMsgs
+	for _, limit := range []int64{int64(50 + s.rng.IntN(300)), before} {
+		cfg.MaxMsgs = limit
+		// To put it back must succeed: the rest of the run is not about this.
+		for try := 0; try < 50; try++ {
+			if _, err := js.UpdateStream(ctx, cfg); err == nil || limit != before {
+				break
+			}
+			time.Sleep(100 * time.Millisecond) // the pause between two tries
+		}
+	}
+	s.counts.squeezes.Add(1)
 }
 
 // breakNATS makes a new leader, or cuts a node off for a while.

@@ -3,6 +3,7 @@ package check
 
 import (
 	"fmt"
+	"strings"
 	"sync"
 
 	"github.com/headrace/headrace/test/rawclient"
@@ -12,18 +13,26 @@ import (
 // compares all of it (DESIGN §8): every acknowledged publication reaches every
 // subscriber exactly once, in channel order, or the subscriber is told.
 type Checker struct {
-	mu       sync.Mutex                   // guards the fields below
-	acked    map[string]map[uint64]string // channel → offset → payload
-	sent     map[string]map[string]bool   // channel → payload → sent at all
-	holes    map[string]map[uint64]bool   // offsets of cleared markers
+	mu       sync.Mutex                     // guards the fields below
+	acked    map[string]map[Position]string // channel → position → payload
+	sent     map[string]map[string]bool     // channel → payload → sent at all
+	holes    map[string]map[Position]bool   // positions of cleared markers
+	target   map[string]Position            // where everyone must stand in the end
 	problems []string
+}
+
+// Position is an offset in one life of a channel.
+type Position struct {
+	Epoch  string
+	Offset uint64
 }
 
 func New() *Checker {
 	return &Checker{
-		acked: make(map[string]map[uint64]string),
-		sent:  make(map[string]map[string]bool),
-		holes: make(map[string]map[uint64]bool),
+		acked:  make(map[string]map[Position]string),
+		sent:   make(map[string]map[string]bool),
+		holes:  make(map[string]map[Position]bool),
+		target: make(map[string]Position),
 	}
 }
 
@@ -39,11 +48,11 @@ func (k *Checker) failLocked(format string, args ...any) {
 	}
 }
 
-func put[V any](m map[string]map[uint64]V, channel string, offset uint64, v V) {
+func put[V any](m map[string]map[Position]V, channel string, at Position, v V) {
 	if m[channel] == nil {
-		m[channel] = make(map[uint64]V)
+		m[channel] = make(map[Position]V)
 	}
-	m[channel][offset] = v
+	m[channel][at] = v
 }
 
 // Sending notes that payload is about to be published.
@@ -56,21 +65,21 @@ func (k *Checker) Sending(channel, payload string) {
 	k.sent[channel][payload] = true
 }
 
-// Ack notes that payload was acknowledged under offset.
-func (k *Checker) Ack(channel, payload string, offset uint64) {
+// Ack notes that payload was acknowledged at a position.
+func (k *Checker) Ack(channel, payload string, at Position) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	if other, ok := k.acked[channel][offset]; ok && other != payload {
-		k.failLocked("%s: offset %d was acknowledged for %s and for %s", channel, offset, other, payload)
+	if other, ok := k.acked[channel][at]; ok && other != payload {
+		k.failLocked("%s: %v was acknowledged for %s and for %s", channel, at, other, payload)
 	}
-	put(k.acked, channel, offset, payload)
+	put(k.acked, channel, at, payload)
 }
 
-// Cleared notes that offset is a marker of a removed history.
-func (k *Checker) Cleared(channel string, offset uint64) {
+// Cleared notes that a position is a marker of a removed history.
+func (k *Checker) Cleared(channel string, at Position) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	put(k.holes, channel, offset, true)
+	put(k.holes, channel, at, true)
 }
 
 // Observer is one subscriber's memory of one channel across its reconnects.
@@ -84,18 +93,19 @@ type Observer struct {
 	last    uint64     // offset of the last entry seen or skipped with notice
 	epoch   string
 	told    int // times it was told that it cannot have everything
-	seen    map[uint64]string
+	seen    map[Position]string
 	missing []missing
 }
 
 // missing is an offset that was skipped without notice.
 type missing struct {
-	offset, before uint64
-	how            string
+	at     Position
+	before uint64
+	how    string
 }
 
 func (k *Checker) Observer(name, channel string) *Observer {
-	return &Observer{k: k, name: name, channel: channel, seen: make(map[uint64]string)}
+	return &Observer{k: k, name: name, channel: channel, seen: make(map[Position]string)}
 }
 
 // Position returns where to recover from, if anywhere.
@@ -110,11 +120,11 @@ func (o *Observer) Subscribed(asked bool, r *rawclient.SubscribeReply) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if asked && r.Recovered {
+		if r.Epoch != "" {
+			o.epoch = r.Epoch // the same, or the life that followed an empty channel
+		}
 		for i := range r.Publications {
 			o.take(&r.Publications[i], "recovery")
-		}
-		if r.Epoch != "" {
-			o.epoch = r.Epoch
 		}
 		return
 	}
@@ -144,6 +154,12 @@ func (o *Observer) Invalidated() {
 }
 
 func (o *Observer) take(p *rawclient.Publication, how string) {
+	if p.Epoch != "" && p.Epoch != o.epoch {
+		if !strings.Contains(o.epoch, "~") { // only an empty channel has no life yet
+			o.k.Fail("%s %s: life %s after %s without notice", o.name, o.channel, p.Epoch, o.epoch)
+		}
+		o.epoch = p.Epoch
+	}
 	if p.Offset <= o.last {
 		o.k.Fail("%s %s: %s %d after %d: doubled or out of order (%s)", o.name, o.channel, how, p.Offset, o.last, p.Data)
 		return
@@ -151,32 +167,35 @@ func (o *Observer) take(p *rawclient.Publication, how string) {
 	for n := o.last + 1; n < p.Offset; n++ {
 		// A marker of a removed history is no loss; whether it is one is known in
 		// the end.
-		o.missing = append(o.missing, missing{n, p.Offset, how})
+		o.missing = append(o.missing, missing{Position{o.epoch, n}, p.Offset, how})
 	}
 	o.last = p.Offset
-	o.seen[p.Offset] = string(p.Data)
-	if p.Epoch != "" {
-		o.epoch = p.Epoch
-	}
+	o.seen[Position{o.epoch, p.Offset}] = string(p.Data)
 }
 
-// newest returns the highest acknowledged offset of channel that is still due:
-// above all markers it is the tail that only silence reveals.
-func (k *Checker) newest(channel string) (newest uint64) {
+// Target sets where every subscriber of channel must stand in the end: what the
+// stream's leader says is the newest. In an empty channel that is nowhere.
+func (k *Checker) Target(channel string, at Position) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	for offset := range k.acked[channel] {
-		newest = max(newest, offset)
+	for k.holes[channel][at] {
+		at.Offset-- // markers are not delivered
 	}
-	return newest
+	k.target[channel] = at
 }
 
-// CaughtUp reports whether o has seen all that was acknowledged.
+// CaughtUp reports whether o stands at its channel's target.
 func (o *Observer) CaughtUp() bool {
-	newest := o.k.newest(o.channel)
+	o.k.mu.Lock()
+	target := o.k.target[o.channel]
+	o.k.mu.Unlock()
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	return o.last >= newest
+	return o.reached(target)
+}
+
+func (o *Observer) reached(target Position) bool {
+	return target.Offset == 0 || o.epoch == target.Epoch && o.last >= target.Offset
 }
 
 // Result is what Verify found and counted.
@@ -203,10 +222,10 @@ func (k *Checker) verifyAcks() (acked int) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	for channel, byOffset := range k.acked {
-		payloads := make(map[string]uint64, len(byOffset))
+		payloads := make(map[string]Position, len(byOffset))
 		for offset, payload := range byOffset {
 			if other, ok := payloads[payload]; ok {
-				k.failLocked("%s: %s was acknowledged under %d and %d", channel, payload, other, offset)
+				k.failLocked("%s: %s was acknowledged at %v and %v", channel, payload, other, offset)
 			}
 			payloads[payload] = offset
 		}
@@ -216,33 +235,32 @@ func (k *Checker) verifyAcks() (acked int) {
 }
 
 func (o *Observer) verify() (seen, told int) {
-	newest := o.k.newest(o.channel)
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	k := o.k
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	payloads := make(map[string]uint64, len(o.seen))
+	payloads := make(map[string]Position, len(o.seen))
 	for offset, payload := range o.seen {
 		want, ok := k.acked[o.channel][offset]
 		switch {
 		case ok && want != payload:
-			k.failLocked("%s %s: %d is %s, acknowledged was %s", o.name, o.channel, offset, payload, want)
+			k.failLocked("%s %s: %v is %s, acknowledged was %s", o.name, o.channel, offset, payload, want)
 		case !ok && !k.sent[o.channel][payload]:
-			k.failLocked("%s %s: %d is %s, which nobody sent", o.name, o.channel, offset, payload)
+			k.failLocked("%s %s: %v is %s, which nobody sent", o.name, o.channel, offset, payload)
 		}
 		if other, twice := payloads[payload]; twice {
-			k.failLocked("%s %s: %s delivered as %d and as %d", o.name, o.channel, payload, other, offset)
+			k.failLocked("%s %s: %s delivered as %v and as %v", o.name, o.channel, payload, other, offset)
 		}
 		payloads[payload] = offset
 	}
 	for _, m := range o.missing {
-		if !k.holes[o.channel][m.offset] {
-			k.failLocked("%s %s: %d is missing, silently, before %d (%s)", o.name, o.channel, m.offset, m.before, m.how)
+		if !k.holes[o.channel][m.at] {
+			k.failLocked("%s %s: %v is missing, silently, before %d (%s)", o.name, o.channel, m.at, m.before, m.how)
 		}
 	}
-	if o.last < newest {
-		k.failLocked("%s %s: stands at %d after silence, acknowledged was %d", o.name, o.channel, o.last, newest)
+	if target := k.target[o.channel]; !o.reached(target) {
+		k.failLocked("%s %s: stands at %v after silence, the channel at %v", o.name, o.channel, Position{o.epoch, o.last}, target)
 	}
 	return len(o.seen), o.told
 }
