@@ -100,6 +100,7 @@ func edgeConfig(cfg config.Config, nodeID string, log *slog.Logger, reg promethe
 	e.AllowAnonymous = cfg.Client.AllowAnonymous
 	e.PingInterval, e.PongTimeout = cfg.Client.PingInterval, cfg.Client.PongTimeout
 	e.ConnectTimeout, e.WriteTimeout = cfg.Client.ConnectTimeout, cfg.Client.WriteTimeout
+	e.UnreadyAfter = cfg.Client.UnreadyAfter
 	e.ExpireGrace, e.DrainWindow = cfg.Client.ExpireGrace, cfg.Client.DrainWindow
 	e.MaxMessageBytes, e.QueueBytes = cfg.Client.MaxMessageBytes, cfg.Client.QueueBytes
 	e.ChannelLimit, e.MaxChannelLength = cfg.Client.ChannelLimit, cfg.Client.ChannelMaxLength

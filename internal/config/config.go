@@ -56,6 +56,7 @@ type Client struct {
 	PongTimeout      time.Duration `yaml:"pong_timeout" doc:"how long a client may take to answer a ping"`
 	ConnectTimeout   time.Duration `yaml:"connect_timeout" doc:"how long a new connection may take to send its connect command"`
 	WriteTimeout     time.Duration `yaml:"write_timeout" doc:"how long a socket may refuse bytes before the session ends"`
+	UnreadyAfter     time.Duration `yaml:"unready_after" doc:"how long a node may be without NATS or a leader before it sends its clients elsewhere, at least 10s"`
 	MaxMessageBytes  int           `yaml:"max_message_bytes" doc:"largest frame from a client, after decompression"`
 	QueueBytes       int           `yaml:"queue_bytes" doc:"bytes that may wait for one client before it is a slow consumer"`
 	ChannelLimit     int           `yaml:"channel_limit" doc:"subscriptions of one client"`
@@ -142,6 +143,7 @@ func Default() Config {
 			PongTimeout:      8 * time.Second,
 			ConnectTimeout:   10 * time.Second,
 			WriteTimeout:     10 * time.Second,
+			UnreadyAfter:     20 * time.Second,
 			MaxMessageBytes:  64 << 10,
 			QueueBytes:       1 << 20,
 			ChannelLimit:     128,

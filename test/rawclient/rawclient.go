@@ -175,3 +175,6 @@ func (c *Client) Close() {
 
 // Done is closed when the connection has ended.
 func (c *Client) Done() <-chan struct{} { return c.doneC }
+
+// LocalAddr is the client's address, which the server sees as the peer's.
+func (c *Client) LocalAddr() string { return c.conn.LocalAddr().String() }
