@@ -103,6 +103,9 @@ func (env *environment) stores(t *testing.T, n int) []*Store {
 		wg.Go(func() { s[i] = start(t, nc, cfg) })
 	}
 	wg.Wait()
+	if t.Failed() { // in a goroutine, Fatal ends only that
+		t.FailNow()
+	}
 	return s
 }
 

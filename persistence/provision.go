@@ -84,6 +84,9 @@ func (s *Store) ensure(ctx context.Context, want jetstream.StreamConfig) (jetstr
 
 // startupTemporary reports whether a cluster that is still forming may cause err.
 func startupTemporary(err error) bool {
+	if errors.Is(err, jetstream.ErrStreamNotFound) {
+		return true // another edge is creating it: the name is taken, the stream not there yet
+	}
 	var refusal *jetstream.APIError
 	if errors.As(err, &refusal) {
 		return refusal.Code >= 500
