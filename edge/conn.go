@@ -2,7 +2,6 @@ package edge
 
 import (
 	"bytes"
-	"errors"
 	"io"
 	"net"
 	"sync"
@@ -45,26 +44,9 @@ type wsConn struct {
 	try      tryWrite
 }
 
-// tryWrite is the state of one non-blocking write, kept in the connection so
-// that a delivery allocates nothing.
-type tryWrite struct {
-	frame []byte
-	n     int
-	err   error
-	f     func(fd uintptr) bool
-}
-
 func newWSConn(ws *websocket.Conn, cfg *Config, m *metrics) *wsConn {
 	c := &wsConn{ws: ws, nc: ws.NetConn(), cfg: cfg, metrics: m}
-	if tcp, ok := c.nc.(*net.TCPConn); ok {
-		if raw, err := tcp.SyscallConn(); err == nil {
-			c.raw = raw
-			c.try.f = func(fd uintptr) bool {
-				c.try.n, c.try.err = syscall.Write(int(fd), c.try.frame)
-				return true // never wait for the socket here
-			}
-		}
-	}
+	c.setRaw()
 	// gorilla answers pings and closes by itself, past our queue: take that over.
 	ws.SetPingHandler(func(data string) error {
 		c.Send(sealFrame(opPong, append(newFrame(len(data)), data...)))
@@ -74,33 +56,47 @@ func newWSConn(ws *websocket.Conn, cfg *Config, m *metrics) *wsConn {
 		c.Close(disconnectNormal)
 		return nil
 	})
-	ws.SetReadLimit(int64(cfg.MaxMessageBytes))
+	// No SetReadLimit: at the limit gorilla would write a close frame of its own,
+	// past our queue. readMessage bounds what is read.
 	return c
 }
 
-// readLoop calls onFrame for every message until the connection ends, and
-// returns why. The slice handed out is not used again.
-func (c *wsConn) readLoop(wantType int, onFrame func([]byte) bool) disconnect {
+// readLoop hands every message to sess until the connection ends, and returns
+// why.
+func (c *wsConn) readLoop(sess *session) disconnect {
 	for {
 		messageType, r, err := c.ws.NextReader()
 		if err != nil {
-			return readError(err)
-		}
-		if messageType != wantType {
-			return disconnectBadRequest
-		}
-		data, err := c.readMessage(r)
-		switch {
-		case err != nil:
-			return readError(err)
-		case len(data) > c.cfg.MaxMessageBytes:
-			return disconnectTooBig
-		case wantType == websocket.TextMessage && !utf8.Valid(data):
-			return disconnectNotText // gorilla does not look (RFC 6455 section 8.1)
-		case !onFrame(data):
 			return disconnectClosed
 		}
+		if why := c.take(sess, messageType, r); why.code != 0 {
+			return why
+		}
 	}
+}
+
+// take reads one message and hands it to sess. It returns a code when the
+// connection has to end.
+func (c *wsConn) take(sess *session, messageType int, r io.Reader) disconnect {
+	wantType := websocket.TextMessage
+	if sess.kind == protobufWS {
+		wantType = websocket.BinaryMessage
+	}
+	if messageType != wantType {
+		return disconnectBadRequest
+	}
+	data, err := c.readMessage(r)
+	switch {
+	case err != nil:
+		return disconnectClosed
+	case len(data) > c.cfg.MaxMessageBytes:
+		return disconnectTooBig
+	case wantType == websocket.TextMessage && !utf8.Valid(data):
+		return disconnectNotText // gorilla does not look (RFC 6455 section 8.1)
+	case !sess.onFrame(data):
+		return disconnectClosed
+	}
+	return disconnect{}
 }
 
 // readMessage reads one message, at most one byte more than allowed, into a slice
@@ -116,13 +112,6 @@ func (c *wsConn) readMessage(r io.Reader) ([]byte, error) {
 }
 
 var readBuffers = sync.Pool{New: func() any { return new(bytes.Buffer) }}
-
-func readError(err error) disconnect {
-	if errors.Is(err, websocket.ErrReadLimit) {
-		return disconnectTooBig
-	}
-	return disconnectClosed
-}
 
 // Send implements transport.
 func (c *wsConn) Send(frame []byte) {
@@ -148,26 +137,6 @@ func (c *wsConn) Send(frame []byte) {
 	}
 	c.partial = c.partial || len(rest) < len(frame)
 	c.enqueue(rest)
-}
-
-// writeNow writes what the socket takes at once and returns what is left.
-func (c *wsConn) writeNow(frame []byte) (rest []byte, err error) {
-	if c.raw == nil || c.flushing {
-		return frame, nil
-	}
-	c.try.frame, c.try.n, c.try.err = frame, 0, nil
-	err = c.raw.Write(c.try.f)
-	n, werr := c.try.n, c.try.err
-	c.try.frame = nil
-	switch {
-	case err != nil:
-		return nil, err
-	case werr == syscall.EAGAIN || werr == syscall.EINTR:
-		return frame[max(n, 0):], nil
-	case werr != nil:
-		return nil, werr
-	}
-	return frame[n:], nil
 }
 
 func (c *wsConn) enqueue(frame []byte) {
@@ -284,6 +253,15 @@ func (c *wsConn) reason(seen disconnect) disconnect {
 	}
 	return c.why
 }
+
+// discard reads on after our close frame until the peer closes, for as long as
+// finish allows: a socket closed with unread bytes in it is reset, and the peer
+// might never see the close frame.
+func (c *wsConn) discard() {
+	io.CopyN(io.Discard, c.nc, discardBytes) //nolint:errcheck // what ends it does not matter
+}
+
+const discardBytes = 4 << 20
 
 // drain closes the socket once what is queued has gone out. It is called when
 // reading has ended: nothing more will come from the peer.
