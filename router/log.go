@@ -81,7 +81,7 @@ type Log interface {
 
 	// Moved returns the keys among marks that have entries newer than their
 	// mark. It is verified against the leader's state at the time of the call: a
-	// stale replica cannot hide an entry. It costs one request per 500 marks.
+	// stale replica cannot hide an entry. It costs one request per 340 marks.
 	// Rewound is true when a stream's last sequence is below one of the marks.
 	Moved(ctx context.Context, marks []Mark) (moved []string, rewound bool, err error)
 
