@@ -144,12 +144,19 @@ func leakOptions() []goleak.Option {
 // Bubble runs f in a synctest bubble that may contain NATS servers and clients.
 //
 // nats.go keeps timers in a package-wide sync.Pool (nats.go timer.go), and a
-// timer made in one bubble must not be used in another. Two collections empty a
-// sync.Pool: the first moves it aside, the second frees it. For the same reason
-// tests that use Bubble must not be parallel.
+// timer made in one bubble must not be used in another, nor outside. So the pool
+// is emptied before and after. For the same reason tests that use Bubble must not
+// be parallel.
 func Bubble(t *testing.T, f func(t *testing.T)) {
 	t.Helper()
-	runtime.GC()
-	runtime.GC()
+	emptyPools()
+	defer emptyPools()
 	synctest.Test(t, f)
+}
+
+// emptyPools empties every sync.Pool: one collection moves what is in it aside,
+// a second frees it.
+func emptyPools() {
+	runtime.GC()
+	runtime.GC()
 }
