@@ -160,8 +160,11 @@ func (h *harness) startEdge() *edgeProc {
 		})
 	}
 	e.wg.Go(func() { e.http.Serve(e.net) }) //nolint:errcheck // ends with kill
-	for e.node.Ready() != nil {
-		time.Sleep(time.Millisecond) // a poll, not a wait for something to have happened
+	for deadline := time.Now().Add(30 * time.Second); e.node.Ready() != nil; {
+		if time.Now().After(deadline) {
+			h.t.Fatalf("%s is not ready after 30s: %v", e.id, e.node.Ready())
+		}
+		time.Sleep(time.Millisecond) // a poll with a deadline
 	}
 	return e
 }
