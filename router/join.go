@@ -10,7 +10,7 @@ type joiner struct {
 	sub  *Subscription
 	req  SubscribeRequest
 	done func(SubscribeResult, error)
-	// refreshed is true once the leader was asked on its behalf.
+	// refreshed is true once the leader was asked on its behalf, see repair.
 	refreshed bool
 }
 
@@ -166,12 +166,13 @@ func (c *liveChannel) recover(j *joiner, res *SubscribeResult) verdict {
 	if c.ns.CacheMode {
 		return c.recoverLast(pos, res)
 	}
-	if v := c.sameEpoch(pos); v != verdictYes {
+	v := c.sameEpoch(pos)
+	if v == verdictMore {
 		return v
 	}
-	if pos.Offset > c.head.Number {
-		// Another node was ahead of us, or the store went back: ask the leader
-		// once, and believe it.
+	if v == verdictNo || pos.Offset > c.head.Number {
+		// Another node is ahead of us (its copies reached it first, or ours were
+		// lost), or the store went back: ask the leader once, and believe it.
 		if j.refreshed {
 			return verdictNo
 		}

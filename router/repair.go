@@ -57,6 +57,11 @@ func (c *liveChannel) readTo(ctx context.Context, number uint64, life string, ta
 // repair reads what lies between the head and target (the leader's head when
 // nil) and delivers it.
 func (c *liveChannel) repair(target *Entry) {
+	if target == nil {
+		for _, j := range c.waiting {
+			j.refreshed = true // one read of the head serves all who wait (rule R2)
+		}
+	}
 	number, life := c.head.Number, c.head.Life
 	c.start(
 		func(ctx context.Context) read { return c.readTo(ctx, number, life, target) },

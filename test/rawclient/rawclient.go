@@ -22,15 +22,22 @@ type Client struct {
 	nextID atomic.Uint32
 	doneC  chan struct{}
 	err    error // set before doneC is closed: why reading ended
+	id     string
+	idle   time.Duration
 }
 
 // Reply is one reply.
 type Reply struct {
 	ID        uint32          `json:"id"`
 	Error     *ReplyError     `json:"error"`
-	Connect   json.RawMessage `json:"connect"`
+	Connect   *ConnectReply   `json:"connect"`
 	Subscribe *SubscribeReply `json:"subscribe"`
 	Push      *Push           `json:"push"`
+}
+
+// ConnectReply is the reply to connect.
+type ConnectReply struct {
+	Client string `json:"client"`
 }
 
 // ReplyError is an error of the protocol.
@@ -81,12 +88,18 @@ type Event struct {
 // Dial connects and starts reading; on receives every event in order, on the
 // reading goroutine.
 func Dial(ctx context.Context, url string, on func(Event)) (*Client, error) {
+	return DialIdle(ctx, url, 0, on)
+}
+
+// DialIdle is Dial for a client that gives up a connection which was silent for
+// idle, pings included; 0 is for ever.
+func DialIdle(ctx context.Context, url string, idle time.Duration, on func(Event)) (*Client, error) {
 	d := websocket.Dialer{HandshakeTimeout: 5 * time.Second}
 	conn, _, err := d.DialContext(ctx, strings.Replace(url, "http", "ws", 1)+"/connection/websocket", nil)
 	if err != nil {
 		return nil, err
 	}
-	c := &Client{conn: conn, doneC: make(chan struct{})}
+	c := &Client{conn: conn, doneC: make(chan struct{}), idle: idle}
 	connected := make(chan error, 1)
 	first := true
 	go func() {
@@ -100,6 +113,9 @@ func Dial(ctx context.Context, url string, on func(Event)) (*Client, error) {
 				case e.Reply.Error != nil:
 					connected <- e.Reply.Error
 				default:
+					if e.Reply.Connect != nil {
+						c.id = e.Reply.Connect.Client
+					}
 					connected <- nil
 				}
 				return
@@ -128,6 +144,9 @@ func Dial(ctx context.Context, url string, on func(Event)) (*Client, error) {
 
 func (c *Client) read(on func(Event)) error {
 	for {
+		if c.idle > 0 {
+			c.conn.SetReadDeadline(time.Now().Add(c.idle)) //nolint:errcheck // a closed connection fails below
+		}
 		_, frame, err := c.conn.ReadMessage()
 		if err != nil {
 			return err
@@ -175,6 +194,9 @@ func (c *Client) Close() {
 
 // Done is closed when the connection has ended.
 func (c *Client) Done() <-chan struct{} { return c.doneC }
+
+// ID is the client id that the server gave.
+func (c *Client) ID() string { return c.id }
 
 // LocalAddr is the client's address, which the server sees as the peer's.
 func (c *Client) LocalAddr() string { return c.conn.LocalAddr().String() }

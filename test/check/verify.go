@@ -1,0 +1,134 @@
+package check
+
+import (
+	"fmt"
+	"sort"
+	"strings"
+	"time"
+)
+
+// Rules is what the record is judged by.
+type Rules struct {
+	// History tells how many publications a channel keeps, by namespace;
+	// namespaces that are not in it keep none.
+	History map[string]int
+	// Late bounds how long an acknowledged publication may take to reach a client
+	// that is subscribed and reads: a lost copy is healed, or told, by then.
+	Late time.Duration
+	// Gone bounds how long presence may be wrong after a crash.
+	Gone time.Duration
+	// Leak is what the resources of a process may have grown by in the end.
+	Leak Resources
+}
+
+// Violation is one contradiction.
+type Violation struct {
+	Rule    string // which guarantee
+	T       time.Duration
+	Who     string
+	Channel string
+	At      Position
+	Payload string
+	Text    string
+}
+
+func (v Violation) String() string {
+	return fmt.Sprintf("%s: %s", v.Rule, v.Text)
+}
+
+// The rules that can be violated.
+const (
+	RuleLost      = "an acknowledged publication is in the log and reaches every subscriber"
+	RuleOnce      = "exactly once"
+	RuleOrder     = "in channel order"
+	RuleSilent    = "what cannot be delivered is told"
+	RuleCause     = "a subscriber is told only what is true"
+	RuleLate      = "a lost copy is healed, or told, within the bound"
+	RuleEphemeral = "without history: at most once, in order per publisher"
+	RulePresence  = "presence is right within the bound, or unknown"
+	RuleLeak      = "nothing is leaked"
+)
+
+// Report is what Verify found and counted.
+type Report struct {
+	Sent, Acked, Refused int
+	Delivered, Told      int
+	Recovered            int // subscriptions that got all they had missed
+	Ephemeral            int // deliveries without history
+	Presence, Unknown    int // answers checked, and answers "unknown"
+	// Undecided counts acknowledged publications that nobody saw because everyone
+	// was told of a gap where they may lie.
+	Undecided  int
+	Slowest    time.Duration // the latest delivery to a client that was there
+	Violations []Violation
+}
+
+// maxViolations bounds a report; what is broken badly is broken everywhere.
+const maxViolations = 200
+
+// Position is an offset in one life of a channel.
+type Position struct {
+	Epoch  string
+	Offset uint64
+}
+
+func (p Position) String() string { return fmt.Sprintf("%d:%s", p.Offset, p.Epoch) }
+
+// Verify judges a record that ends after a silence in which everything was mended.
+func Verify(events []Event, rules Rules) Report {
+	v := &verifier{rules: rules, books: make(map[string]*book), watchers: make(map[string]*watcher)}
+	if len(events) > 0 {
+		v.end = events[len(events)-1].T
+	}
+	for i := range events {
+		v.write(&events[i])
+	}
+	for i := range events {
+		v.follow(&events[i])
+	}
+	for _, name := range sortedKeys(v.watchers) {
+		v.watchers[name].finish(v)
+	}
+	for _, name := range sortedKeys(v.books) {
+		v.books[name].finish(v)
+	}
+	v.presence(events)
+	v.leaks(events)
+	sort.SliceStable(v.report.Violations, func(i, j int) bool { return v.report.Violations[i].T < v.report.Violations[j].T })
+	return v.report
+}
+
+type verifier struct {
+	rules    Rules
+	end      time.Duration
+	books    map[string]*book    // by channel
+	watchers map[string]*watcher // by who and channel
+	probe    string              // the channel whose presence was asked for
+	report   Report
+}
+
+func (v *verifier) violated(bad Violation, format string, args ...any) {
+	if len(v.report.Violations) >= maxViolations {
+		return
+	}
+	bad.Text = fmt.Sprintf(format, args...)
+	v.report.Violations = append(v.report.Violations, bad)
+}
+
+// size returns how many publications channel keeps.
+func (v *verifier) size(channel string) int {
+	ns, _, found := strings.Cut(channel, ":")
+	if !found {
+		ns = "default"
+	}
+	return v.rules.History[ns]
+}
+
+func sortedKeys[V any](m map[string]V) []string {
+	keys := make([]string, 0, len(m))
+	for k := range m {
+		keys = append(keys, k)
+	}
+	sort.Strings(keys)
+	return keys
+}
