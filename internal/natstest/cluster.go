@@ -43,7 +43,7 @@ func NewCluster(tb testing.TB, n int, options ...Option) *Cluster {
 	for i := range n {
 		o := server.Options{
 			ServerName: fmt.Sprintf("n%d", i), Host: "127.0.0.1", Port: server.RANDOM_PORT,
-			JetStream: true, StoreDir: tb.TempDir(), NoLog: true, NoSigs: true,
+			JetStream: true, StoreDir: storeDir(tb), NoLog: true, NoSigs: true,
 			Cluster: server.ClusterOpts{
 				Name: "test", Host: "127.0.0.1", Port: server.RANDOM_PORT,
 				PoolSize: -1, NoAdvertise: true, Advertise: "127.0.0.1:1",

@@ -53,7 +53,7 @@ func Run(tb testing.TB, options ...Option) *Server {
 		o(&opts)
 	}
 	if opts.StoreDir == "" {
-		opts.StoreDir = tb.TempDir()
+		opts.StoreDir = storeDir(tb)
 	}
 	s := &Server{Server: start(tb, &opts), tb: tb, opts: opts}
 	tb.Cleanup(s.Stop)
@@ -159,4 +159,24 @@ func Bubble(t *testing.T, f func(t *testing.T)) {
 func emptyPools() {
 	runtime.GC()
 	runtime.GC()
+}
+
+// storeDir is tb.TempDir for a server that was killed: goroutines of it may still
+// write a file while it is being removed.
+func storeDir(tb testing.TB) string {
+	tb.Helper()
+	dir, err := os.MkdirTemp("", "headrace-nats-")
+	if err != nil {
+		tb.Fatalf("natstest: %v", err)
+	}
+	tb.Cleanup(func() {
+		for range 100 {
+			if err = os.RemoveAll(dir); err == nil {
+				return
+			}
+			time.Sleep(10 * time.Millisecond) // a poll with a bound
+		}
+		tb.Errorf("natstest: %v", err)
+	})
+	return dir
 }

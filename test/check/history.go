@@ -41,6 +41,8 @@ const (
 	Mended   Kind = "mended"   // the same was mended
 	Impaired Kind = "impaired" // the edge at is not itself from now on
 	Healthy  Kind = "healthy"  // the edge at is itself again
+	Died     Kind = "died"     // the process who ended by itself
+	Closed   Kind = "closed"   // the end: what follows is not about clients
 	Usage    Kind = "usage"    // resources of the process who: payload is a Resources
 )
 

@@ -77,6 +77,13 @@ func (p Position) String() string { return fmt.Sprintf("%d:%s", p.Offset, p.Epoc
 // Verify judges a record that ends after a silence in which everything was mended.
 func Verify(events []Event, rules Rules) Report {
 	v := &verifier{rules: rules, books: make(map[string]*book), watchers: make(map[string]*watcher)}
+	v.leaks(events)
+	for i := range events {
+		if events[i].Kind == Closed {
+			events = events[:i]
+			break
+		}
+	}
 	if len(events) > 0 {
 		v.end = events[len(events)-1].T
 	}
@@ -93,7 +100,6 @@ func Verify(events []Event, rules Rules) Report {
 		v.books[name].finish(v)
 	}
 	v.presence(events)
-	v.leaks(events)
 	sort.SliceStable(v.report.Violations, func(i, j int) bool { return v.report.Violations[i].T < v.report.Violations[j].T })
 	return v.report
 }

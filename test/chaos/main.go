@@ -1,0 +1,178 @@
+// Command chaos tries to break Headrace. It runs real processes (three NATS
+// servers, three edges), publishes and subscribes, breaks things chosen by a
+// seed, records everything anyone was told, and then lets package check look for
+// contradictions to the guarantees.
+//
+//	go run ./test/chaos -seeds 20 -duration 3m
+//	go run ./test/chaos -seed 7 -plan        what seed 7 breaks, and when
+//	go run ./test/chaos -seed 7 -only 3,9    the same run with two of its faults
+//	go run ./test/chaos -verify FILE         judge a record again
+//	go run ./test/chaos -planted all         bugs planted on purpose: each must be caught
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"os/signal"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"github.com/headrace/headrace/test/check"
+)
+
+// options are the command line.
+type options struct {
+	seed     uint64
+	seeds    int
+	duration time.Duration
+	parallel int
+	dir      string
+	keep     bool
+	race     bool
+	only     string
+	plan     bool
+	verify   string
+	planted  string
+	trace    int
+}
+
+func main() {
+	if len(os.Args) > 1 && os.Args[1] == natsCommand {
+		runNATS(os.Args[2:])
+		return
+	}
+	var o options
+	flag.Uint64Var(&o.seed, "seed", 1, "first seed")
+	flag.IntVar(&o.seeds, "seeds", 1, "how many seeds to run")
+	flag.DurationVar(&o.duration, "duration", time.Minute, "how long each seed breaks things; calming down comes on top")
+	flag.IntVar(&o.parallel, "parallel", 1, "seeds at a time")
+	flag.StringVar(&o.dir, "dir", "", "directory for records and logs; a temporary one by default")
+	flag.BoolVar(&o.keep, "keep", false, "keep the records of runs that passed, too")
+	flag.BoolVar(&o.race, "race", false, "build the edges with the race detector")
+	flag.StringVar(&o.only, "only", "", "numbers of the plan's steps to take, comma separated; all by default")
+	flag.BoolVar(&o.plan, "plan", false, "print the plan of each seed and stop")
+	flag.StringVar(&o.verify, "verify", "", "judge this record and stop")
+	flag.StringVar(&o.planted, "planted", "", "plant these bugs, comma separated or all, and expect each to be caught")
+	flag.IntVar(&o.trace, "trace", 1, "violations to trace")
+	flag.Parse()
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	if err := chaos(ctx, o); err != nil {
+		fmt.Fprintln(os.Stderr, "chaos:", err)
+		os.Exit(1)
+	}
+}
+
+func chaos(ctx context.Context, o options) error {
+	switch {
+	case o.verify != "":
+		return judgeFile(o.verify, o.trace)
+	case o.plan:
+		for seed := o.seed; seed < o.seed+uint64(o.seeds); seed++ {
+			fmt.Printf("seed %d\n%s", seed, planFor(seed, o.duration))
+		}
+		return nil
+	}
+	only, err := parseOnly(o.only)
+	if err != nil {
+		return err
+	}
+	if again, err := inOwnNamespace(); again || err != nil {
+		return err
+	}
+	if o.dir == "" {
+		if o.dir, err = os.MkdirTemp("", "headrace-chaos-"); err != nil {
+			return err
+		}
+		defer os.Remove(o.dir) //nolint:errcheck // stays if something was kept in it
+	}
+	if err := os.MkdirAll(o.dir, 0o755); err != nil {
+		return err
+	}
+	edge, err := buildEdge(ctx, o)
+	if err != nil {
+		return err
+	}
+	defer os.Remove(edge) //nolint:errcheck // best effort
+	if o.planted != "" {
+		return runPlanted(ctx, o, edge)
+	}
+	return runSeeds(ctx, o, edge, only)
+}
+
+// runSeeds runs the seeds, some at a time, and reports them all.
+func runSeeds(ctx context.Context, o options, edge string, only map[int]bool) error {
+	var wg sync.WaitGroup
+	slots := make(chan struct{}, max(o.parallel, 1))
+	var failed atomic.Int64
+	for seed := o.seed; seed < o.seed+uint64(o.seeds); seed++ {
+		slots <- struct{}{}
+		if ctx.Err() != nil {
+			break
+		}
+		wg.Go(func() {
+			defer func() { <-slots }()
+			r := newRun(o, seed, edge, only)
+			report, err := r.do(ctx)
+			if err != nil {
+				failed.Add(1)
+				fmt.Printf("seed %d: could not run: %v\n", seed, err)
+				return
+			}
+			if !r.report(report, o) {
+				failed.Add(1)
+			}
+		})
+	}
+	wg.Wait()
+	if err := ctx.Err(); err != nil {
+		return errors.New("interrupted")
+	}
+	if n := failed.Load(); n > 0 {
+		return fmt.Errorf("%d of %d seeds failed", n, o.seeds)
+	}
+	fmt.Printf("all %d seeds passed\n", o.seeds)
+	return nil
+}
+
+func parseOnly(text string) (map[int]bool, error) {
+	if text == "" {
+		return nil, nil
+	}
+	only := make(map[int]bool)
+	for part := range strings.SplitSeq(text, ",") {
+		n, err := strconv.Atoi(strings.TrimSpace(part))
+		if err != nil {
+			return nil, fmt.Errorf("-only: %q is not the number of a step", part)
+		}
+		only[n] = true
+	}
+	return only, nil
+}
+
+// judgeFile judges a record that was kept.
+func judgeFile(name string, traces int) error {
+	f, err := os.Open(name)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	events, err := check.Read(f)
+	if err != nil {
+		return fmt.Errorf("%s: %w", name, err)
+	}
+	report := check.Verify(events, rules)
+	fmt.Println(summary(report))
+	printViolations(events, report, traces)
+	if n := len(report.Violations); n > 0 {
+		return fmt.Errorf("%d violations", n)
+	}
+	return nil
+}

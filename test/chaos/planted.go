@@ -1,0 +1,78 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/headrace/headrace/internal/planted"
+)
+
+// plantedTries is how many seeds each bug gets: what a bug needs to show is not
+// part of every plan.
+const plantedTries = 5
+
+// runPlanted runs edges that have a bug on purpose, one bug after the other, and
+// expects the checker to notice each.
+func runPlanted(ctx context.Context, o options, edge string) error {
+	bugs := planted.All
+	if o.planted != "all" {
+		bugs = nil
+		for name := range strings.SplitSeq(o.planted, ",") {
+			if !slices.Contains(planted.All, planted.Name(name)) {
+				return fmt.Errorf("-planted: there is no bug %q; there are %v", name, planted.All)
+			}
+			bugs = append(bugs, planted.Name(name))
+		}
+	}
+	var missed []planted.Name
+	for _, bug := range bugs {
+		caught, err := plant(ctx, o, edge, bug)
+		if err != nil {
+			return err
+		}
+		if !caught {
+			missed = append(missed, bug)
+		}
+	}
+	if len(missed) > 0 {
+		return fmt.Errorf("not caught: %v", missed)
+	}
+	fmt.Printf("all %d planted bugs were caught\n", len(bugs))
+	return nil
+}
+
+// plant runs seeds with bug until one shows it.
+func plant(ctx context.Context, o options, edge string, bug planted.Name) (bool, error) {
+	for try := range plantedTries {
+		seed := o.seed + uint64(try)
+		r := newRun(o, seed, edge, nil)
+		r.name = fmt.Sprintf("%s-%d", bug, seed)
+		r.dir = filepath.Join(o.dir, r.name)
+		r.env = []string{planted.Variable + "=" + string(bug)}
+		report, err := r.do(ctx)
+		if ctx.Err() != nil {
+			return false, ctx.Err()
+		}
+		trouble := r.logTrouble()
+		if !o.keep {
+			os.RemoveAll(r.dir) //nolint:errcheck // a temporary directory
+		}
+		switch {
+		case err != nil:
+			fmt.Printf("planted %s: caught by seed %d: %v\n", bug, seed, err)
+			return true, nil
+		case len(report.Violations) > 0:
+			fmt.Printf("planted %s: caught by seed %d, %d violations, the first: %v\n", bug, seed, len(report.Violations), report.Violations[0])
+			return true, nil
+		case len(trouble) > 0:
+			fmt.Printf("planted %s: caught by seed %d: %s\n", bug, seed, trouble[0])
+			return true, nil
+		}
+		fmt.Printf("planted %s: not noticed by seed %d: %s\n", bug, seed, summary(report))
+	}
+	return false, nil
+}

@@ -1,0 +1,122 @@
+package main
+
+import (
+	"bufio"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/headrace/headrace/test/check"
+)
+
+// tell prints how the run is going, every ten seconds.
+func (r *run) tell(finished <-chan struct{}) {
+	tick := time.NewTicker(10 * time.Second)
+	defer tick.Stop()
+	for {
+		select {
+		case <-finished:
+			return
+		case <-tick.C:
+			fmt.Printf("%s  %3.0fs  acknowledged %d  refused %d  faults %d of %d\n",
+				r.name, r.history.Since().Seconds(), r.acked.Load(), r.refused.Load(), r.broken.Load(), len(r.plan)+len(r.farewell()))
+		}
+	}
+}
+
+// report prints the outcome and reports whether the run passed. The record of one
+// that did not is kept.
+func (r *run) report(report check.Report, o options) bool {
+	trouble := r.logTrouble()
+	passed := len(report.Violations) == 0 && len(trouble) == 0 && report.Delivered > 0 && report.Recovered > 0
+	verdict := "passed"
+	if !passed {
+		verdict = "FAILED"
+	}
+	fmt.Printf("%s %s in %.0fs: %s; tried %s\n", r.name, verdict, r.history.Since().Seconds(), summary(report), r.tried())
+	if passed {
+		if !o.keep {
+			os.RemoveAll(r.dir) //nolint:errcheck // a temporary directory
+		}
+		return true
+	}
+	for _, line := range trouble {
+		fmt.Println("  ", line)
+	}
+	if report.Delivered == 0 || report.Recovered == 0 {
+		fmt.Println("   nothing was delivered or recovered: the run tried nothing")
+	}
+	events, _ := r.history.Events()
+	printViolations(events, report, o.trace)
+	fmt.Printf("   record and logs: %s\n   again: go run ./test/chaos -seed %d -duration %v\n", r.dir, r.seed, r.duration)
+	return false
+}
+
+// tried counts the faults by kind.
+func (r *run) tried() string {
+	counts := make(map[kind]int)
+	for i, s := range r.plan {
+		if r.only == nil || r.only[i] {
+			counts[s.kind]++
+		}
+	}
+	var parts []string
+	for _, w := range weights {
+		if n := counts[w.kind]; n > 0 {
+			parts = append(parts, fmt.Sprintf("%s %d", w.kind, n))
+		}
+	}
+	return strings.Join(parts, ", ")
+}
+
+func summary(r check.Report) string {
+	return fmt.Sprintf("acknowledged %d of %d, delivered %d (slowest %v), recovered %d, told %d, undecided %d, ephemeral %d, presence answers %d and unknown %d, violations %d",
+		r.Acked, r.Sent, r.Delivered, r.Slowest.Round(time.Millisecond), r.Recovered, r.Told, r.Undecided, r.Ephemeral, r.Presence, r.Unknown, len(r.Violations))
+}
+
+// maxPrinted bounds the violations that are printed.
+const maxPrinted = 12
+
+func printViolations(events []check.Event, r check.Report, traces int) {
+	for i, bad := range r.Violations {
+		if i == maxPrinted {
+			fmt.Printf("   and %d more\n", len(r.Violations)-i)
+			break
+		}
+		fmt.Println("  ", bad)
+		if i < traces {
+			fmt.Print("   what led to it:\n", indent(check.Format(check.Trace(events, bad))))
+		}
+	}
+}
+
+func indent(text string) string {
+	return "      " + strings.ReplaceAll(strings.TrimRight(text, "\n"), "\n", "\n      ") + "\n"
+}
+
+// logTrouble finds in the logs of the edges what must never be there.
+func (r *run) logTrouble() []string {
+	var out []string
+	if n := r.deaths.Load(); n > 0 {
+		out = append(out, fmt.Sprintf("%d processes ended by themselves", n))
+	}
+	logs, _ := filepath.Glob(filepath.Join(r.dir, "e*.log"))
+	for _, name := range logs {
+		f, err := os.Open(name)
+		if err != nil {
+			continue
+		}
+		lines := bufio.NewScanner(f)
+		lines.Buffer(nil, 1<<20)
+		for n := 1; lines.Scan(); n++ {
+			text := lines.Text()
+			if strings.HasPrefix(text, "panic:") || strings.HasPrefix(text, "fatal error:") || strings.Contains(text, "WARNING: DATA RACE") {
+				out = append(out, fmt.Sprintf("%s:%d: %s", name, n, text))
+			}
+		}
+		f.Close()
+	}
+	return out
+}
