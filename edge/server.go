@@ -16,6 +16,7 @@ import (
 	"github.com/gorilla/websocket"
 
 	"github.com/headrace/headrace/edge/token"
+	"github.com/headrace/headrace/internal/planted"
 	"github.com/headrace/headrace/router"
 )
 
@@ -152,6 +153,9 @@ func (s *Server) read(conn *wsConn, sess *session) {
 // leave ends a session whose connection is read no more.
 func (s *Server) leave(conn *wsConn, sess *session, why disconnect) {
 	defer s.readers.Done()
+	if planted.Bug(planted.LeakConnections) {
+		go func() { select {} }()
+	}
 	if why != disconnectClosed {
 		conn.Close(why)
 		conn.discard()

@@ -4,9 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -35,13 +37,17 @@ type ingest struct {
 	dead        string // subject of dead letters, with the dot; the origin sequence follows
 	subjects    string // "hr.in."
 	incarnation string
+
+	mu    sync.Mutex                 // guards taken
+	taken map[jetstream.Msg]struct{} // being stored; at most ingestPending
 }
 
 const (
 	ingestConsumer = "edges"
-	// ingestAckWait is above any PublishTimeout worth having: until then the
-	// message belongs to the edge that took it.
-	ingestAckWait = 60 * time.Second
+	// ingestAckWait is how long a message of an edge that died is away. While an
+	// edge stores a message it says so every ingestProgress.
+	ingestAckWait  = 6 * time.Second
+	ingestProgress = 2 * time.Second
 	// ingestPending bounds the messages that all edges work on at a time.
 	ingestPending = 2000
 	// unknownNamespaceTries is how often a message of a namespace that the edge
@@ -81,7 +87,7 @@ func (s *Store) openIngest(ctx context.Context) (*ingest, error) {
 	}
 	return &ingest{
 		s: s, stream: in.Name, dead: s.cfg.Prefix + ".dead.in.", subjects: s.cfg.Prefix + ".in.",
-		incarnation: in.Metadata[metaIncarnation],
+		incarnation: in.Metadata[metaIncarnation], taken: make(map[jetstream.Msg]struct{}),
 	}, nil
 }
 
@@ -101,13 +107,17 @@ func (in *ingest) run(ctx context.Context) {
 	}
 }
 
+func ingestConsumerConfig() jetstream.ConsumerConfig {
+	return jetstream.ConsumerConfig{
+		Durable: ingestConsumer, AckPolicy: jetstream.AckExplicitPolicy,
+		AckWait: ingestAckWait, MaxAckPending: ingestPending,
+	}
+}
+
 func (in *ingest) consume(ctx context.Context) error {
 	setup, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
-	c, err := in.s.js.CreateOrUpdateConsumer(setup, in.stream, jetstream.ConsumerConfig{
-		Durable: ingestConsumer, AckPolicy: jetstream.AckExplicitPolicy,
-		AckWait: ingestAckWait, MaxAckPending: ingestPending,
-	})
+	c, err := in.s.js.CreateOrUpdateConsumer(setup, in.stream, ingestConsumerConfig())
 	if err != nil {
 		return fmt.Errorf("create consumer: %w", err)
 	}
@@ -115,13 +125,42 @@ func (in *ingest) consume(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("consume: %w", err)
 	}
-	select {
-	case <-ctx.Done():
-		cc.Stop()
-		<-cc.Closed()
-		return nil
-	case <-cc.Closed():
-		return errors.New("consumer ended")
+	progress := time.NewTicker(ingestProgress)
+	defer progress.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			cc.Stop()
+			<-cc.Closed()
+			return nil
+		case <-cc.Closed():
+			return errors.New("consumer ended")
+		case <-progress.C:
+			in.prolong()
+		}
+	}
+}
+
+// hold notes that m is being stored.
+func (in *ingest) hold(m jetstream.Msg) {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	in.taken[m] = struct{}{}
+}
+
+func (in *ingest) release(m jetstream.Msg) {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	delete(in.taken, m)
+}
+
+// prolong keeps what is being stored from being given to another edge.
+func (in *ingest) prolong() {
+	in.mu.Lock()
+	all := slices.Collect(maps.Keys(in.taken))
+	in.mu.Unlock()
+	for _, m := range all {
+		_ = m.InProgress() // lost: it comes again and is a duplicate
 	}
 }
 
@@ -153,7 +192,9 @@ func (in *ingest) take(m jetstream.Msg) {
 	// The sequence names the message for ever, together with the incarnation: a
 	// stream that was removed and made again counts from 1 again.
 	id := "in." + in.incarnation + "." + strconv.FormatUint(meta.Sequence.Stream, 10)
+	in.hold(m)
 	l.Append(key, router.NewEntry{ID: id, Data: data}, func(_ router.Appended, err error) {
+		in.release(m)
 		switch {
 		case err == nil:
 			in.s.metrics.ingested.add(ingestStored)

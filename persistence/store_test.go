@@ -7,6 +7,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -239,3 +240,62 @@ func FuzzDecodeLive(f *testing.F) {
 		}
 	})
 }
+
+// TestW6MessageOfADeadEdgeIsNotLate runs in virtual time: an edge took a plain
+// publish and was never heard of again.
+func TestW6MessageOfADeadEdgeIsNotLate(t *testing.T) {
+	natstest.Bubble(t, func(t *testing.T) {
+		srv := natstest.Run(t)
+		dead := srv.Conn()
+		opening, err := Open(t.Context(), srv.Conn(ConnectOptions()...), Config{Namespaces: namespaces(true)}) // makes the streams
+		if err != nil {
+			t.Fatal(err)
+		}
+		opening.req.close()
+		js, err := jetstream.New(dead)
+		if err != nil {
+			t.Fatal(err)
+		}
+		c, err := js.CreateConsumer(t.Context(), "HR_IN", ingestConsumerConfig())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := js.Publish(t.Context(), "hr.in.n.k", []byte("1")); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := c.Next(); err != nil {
+			t.Fatal(err)
+		}
+		l := logOf(t, startIn(t, srv, Config{Namespaces: namespaces(true)}))
+		time.Sleep(ingestAckWait + 2*time.Second)
+		if h := mustHead(t, l, "k"); h.Number != 1 {
+			t.Errorf("head %d, %v after it was taken", h.Number, ingestAckWait+2*time.Second)
+		}
+	})
+}
+
+// TestW6SlowStoreKeepsItsMessage runs in virtual time: as long as an edge works on
+// a message, it says so before anybody else would get it.
+func TestW6SlowStoreKeepsItsMessage(t *testing.T) {
+	natstest.Bubble(t, func(t *testing.T) {
+		s := startIn(t, natstest.Run(t), Config{Namespaces: namespaces(true)})
+		m := &prolonged{}
+		s.ingest.hold(m)
+		time.Sleep(ingestAckWait)
+		s.ingest.release(m)
+		if n := m.count.Load(); n < 2 || ingestProgress*2 > ingestAckWait {
+			t.Errorf("prolonged %d times within %v", n, ingestAckWait)
+		}
+		time.Sleep(time.Minute)
+		if n := m.count.Load(); n > 4 {
+			t.Errorf("prolonged %d times although it was done", n)
+		}
+	})
+}
+
+type prolonged struct {
+	jetstream.Msg
+	count atomic.Int64
+}
+
+func (m *prolonged) InProgress() error { m.count.Add(1); return nil }

@@ -12,6 +12,7 @@ import (
 
 	lru "github.com/hashicorp/golang-lru/v2"
 
+	"github.com/headrace/headrace/internal/planted"
 	"github.com/headrace/headrace/router"
 )
 
@@ -66,7 +67,12 @@ func newHeads(size int) *lru.Cache[string, head] {
 func (p *stream) contact() { p.lastContact.Store(time.Now().UnixNano()) }
 
 // silence returns the time since the last contact.
-func (p *stream) silence() time.Duration { return time.Since(time.Unix(0, p.lastContact.Load())) }
+func (p *stream) silence() time.Duration {
+	if planted.Bug(planted.TrustReplica) {
+		return 0
+	}
+	return time.Since(time.Unix(0, p.lastContact.Load()))
+}
 
 // sawSeq notes that the stream reached seq.
 func (p *stream) sawSeq(seq uint64) {
@@ -107,6 +113,9 @@ func (p *stream) keyOf(subject string) (string, bool) {
 // is cut off is refused as soon as that is known, within the contact bound.
 func (p *stream) head(ctx context.Context, key string) (router.Entry, error) {
 	e, _, err := p.get(ctx, getRequest{Last: p.filter(key)})
+	if planted.Bug(planted.TrustReplica) {
+		e, err = p.headAnywhere(ctx, key)
+	}
 	if err != nil {
 		return e, unavailable("history", err)
 	}

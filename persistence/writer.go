@@ -11,6 +11,7 @@ import (
 
 	"github.com/nats-io/nats.go"
 
+	"github.com/headrace/headrace/internal/planted"
 	"github.com/headrace/headrace/router"
 )
 
@@ -107,6 +108,9 @@ func (w *writer) storeOne(q *pending) {
 		if w.note(err) {
 			q.tried = append(q.tried, e.Number)
 		}
+		if planted.Bug(planted.DoubleAfterTimeout) {
+			q.entry.ID, q.tried = newID(), nil
+		}
 	}
 }
 
@@ -136,6 +140,9 @@ func next(h head, e router.Entry) router.Entry {
 	e.Number, e.Life = h.number+1, h.life
 	if h.number == 0 {
 		e.Life = newID()
+		if planted.Bug(planted.RestartNumbers) {
+			e.Life = "always"
+		}
 	}
 	return e
 }

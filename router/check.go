@@ -3,6 +3,8 @@ package router
 import (
 	"context"
 	"time"
+
+	"github.com/headrace/headrace/internal/planted"
 )
 
 // checkDelays are the ages at which a channel newly of interest, or restored
@@ -75,6 +77,9 @@ func (sh *shard) compare(channels []*liveChannel) {
 	type group struct {
 		marks    []Mark
 		channels map[string]*liveChannel // by key
+	}
+	if planted.Bug(planted.SkipTailChecks) {
+		return
 	}
 	groups := make(map[Log]*group)
 	for _, c := range channels {

@@ -1,5 +1,7 @@
 package router
 
+import "github.com/headrace/headrace/internal/planted"
+
 // Bounds of one batch, so that a busy channel does not build frames that a client
 // would refuse.
 const (
@@ -45,7 +47,7 @@ func (c *liveChannel) deliver(pushes []Push) {
 	delivered := 0
 	for _, s := range c.subs {
 		b := full
-		if (joins && !s.joinLeave) || (first != 0 && s.floor >= first) {
+		if (joins && !s.joinLeave) || (first != 0 && s.floor >= first && !planted.Bug(planted.NoFloor)) {
 			floor := s.floor
 			if floor < first {
 				floor = 0 // nothing to cut: all such subscribers share one variant

@@ -5,6 +5,8 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go"
+
+	"github.com/headrace/headrace/internal/planted"
 )
 
 // flow says how a channel stands to its log.
@@ -79,6 +81,9 @@ func (sh *shard) open(name string, id Channel, ns *Namespace) (*liveChannel, err
 	sh.bySub[c.liveSub] = c
 	sh.channels[name] = c
 	sh.n.cfg.Metrics.channels.Inc()
+	if planted.Bug(planted.StaleRing) {
+		sh.restoreRing(c)
+	}
 	c.join()
 	return c, nil
 }
@@ -94,6 +99,9 @@ func (c *liveChannel) end() {
 	if c.joinLeaveSub != nil {
 		delete(sh.bySub, c.joinLeaveSub)
 		c.joinLeaveSub.Unsubscribe() //nolint:errcheck
+	}
+	if planted.Bug(planted.StaleRing) {
+		sh.keepRing(c)
 	}
 	c.dropRing()
 	sh.n.cfg.Metrics.channels.Dec()
@@ -151,6 +159,11 @@ func (c *liveChannel) onLive(e Entry) {
 		c.accept(e)
 	case (h.Number == 0 || e.Life == h.Life) && e.Number > h.Number && e.Seq > h.Seq:
 		c.sh.n.cfg.Metrics.gaps.Inc()
+		if planted.Bug(planted.SkipGaps) {
+			c.dropRing()
+			c.accept(e)
+			return
+		}
 		c.hold(e)
 		c.repair(&e)
 	default:
@@ -242,6 +255,9 @@ func (c *liveChannel) remove(s *Subscription) {
 		c.idleAt = time.Now()
 	}
 	c.sh.n.cfg.Metrics.subscriptions.Dec()
+	if planted.Bug(planted.DeadMembers) {
+		c.sh.n.keepMember(c.name, s.Info)
+	}
 	c.tellLeave(s)
 }
 

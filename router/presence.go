@@ -8,6 +8,8 @@ import (
 	"slices"
 	"strings"
 	"sync"
+
+	"github.com/headrace/headrace/internal/planted"
 )
 
 // Presence returns the members of channel across the cluster by client id.
@@ -111,6 +113,9 @@ func (n *Node) localMembers(ctx context.Context, channel string) []*ClientInfo {
 			}
 		}
 	})
+	if planted.Bug(planted.DeadMembers) {
+		infos = append(infos, n.keptMembers(channel)...)
+	}
 	return infos
 }
 

@@ -6,6 +6,8 @@ import (
 	"encoding/binary"
 
 	"github.com/nats-io/nats.go"
+
+	"github.com/headrace/headrace/internal/planted"
 )
 
 // MetaHeader carries Meta beside an ephemeral publication, and in the log.
@@ -97,6 +99,9 @@ func newPublication(e Entry) *Publication {
 func dedupID(user, key, idempotencyKey string) string {
 	if idempotencyKey == "" {
 		return ""
+	}
+	if planted.Bug(planted.ClientsOwnID) {
+		return "i" + idempotencyKey
 	}
 	h := sha256.New()
 	for _, part := range []string{user, key, idempotencyKey} {

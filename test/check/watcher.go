@@ -129,7 +129,7 @@ func (w *watcher) told(v *verifier, e *Event) {
 // position. It leaves a margin: the head moves on while a position travels.
 func (w *watcher) within(v *verifier, head uint64) bool {
 	size := uint64(v.size(w.channel))
-	return head < w.last+size-min(size, size/4+5)
+	return head < w.last+size-min(size, size/4+2)
 }
 
 func (w *watcher) unsubscribed(v *verifier, e *Event) {

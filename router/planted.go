@@ -1,0 +1,38 @@
+package router
+
+import "sync"
+
+// What the planted bugs need (see package planted). Nothing here is reachable in
+// other builds.
+
+var (
+	plantedMu      sync.Mutex // guards the fields below
+	plantedRings   = make(map[string][]ringEntry)
+	plantedMembers = make(map[string][]*ClientInfo)
+)
+
+// keepRing keeps the ring of a channel whose interest ends.
+func (sh *shard) keepRing(c *liveChannel) {
+	plantedMu.Lock()
+	defer plantedMu.Unlock()
+	plantedRings[c.name] = c.ring.entries
+}
+
+// restoreRing takes it for the truth when interest comes back.
+func (sh *shard) restoreRing(c *liveChannel) {
+	plantedMu.Lock()
+	defer plantedMu.Unlock()
+	c.ring.entries = plantedRings[c.name]
+}
+
+func (n *Node) keepMember(channel string, info *ClientInfo) {
+	plantedMu.Lock()
+	defer plantedMu.Unlock()
+	plantedMembers[channel] = append(plantedMembers[channel], info)
+}
+
+func (n *Node) keptMembers(channel string) []*ClientInfo {
+	plantedMu.Lock()
+	defer plantedMu.Unlock()
+	return plantedMembers[channel]
+}
