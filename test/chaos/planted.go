@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 
 	"github.com/headrace/headrace/internal/planted"
 )
@@ -28,15 +29,30 @@ func runPlanted(ctx context.Context, o options, edge string) error {
 			bugs = append(bugs, planted.Name(name))
 		}
 	}
-	var missed []planted.Name
+	var (
+		wg     sync.WaitGroup
+		mu     sync.Mutex // guards what follows
+		missed []planted.Name
+		failed error
+	)
+	slots := make(chan struct{}, max(o.parallel, 1))
 	for _, bug := range bugs {
-		caught, err := plant(ctx, o, edge, bug)
-		if err != nil {
-			return err
-		}
-		if !caught {
-			missed = append(missed, bug)
-		}
+		slots <- struct{}{}
+		wg.Go(func() {
+			defer func() { <-slots }()
+			caught, err := plant(ctx, o, edge, bug)
+			mu.Lock()
+			defer mu.Unlock()
+			if err != nil {
+				failed = err
+			} else if !caught {
+				missed = append(missed, bug)
+			}
+		})
+	}
+	wg.Wait()
+	if failed != nil {
+		return failed
 	}
 	if len(missed) > 0 {
 		return fmt.Errorf("not caught: %v", missed)

@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -24,6 +25,8 @@ type Client struct {
 	err    error // set before doneC is closed: why reading ended
 	id     string
 	idle   time.Duration
+
+	writing sync.Mutex // a pong and a command at the same time
 }
 
 // Reply is one reply.
@@ -172,6 +175,8 @@ func (c *Client) read(on func(Event)) error {
 }
 
 func (c *Client) write(frame string) error {
+	c.writing.Lock()
+	defer c.writing.Unlock()
 	c.conn.SetWriteDeadline(time.Now().Add(5 * time.Second)) //nolint:errcheck // never fails in gorilla
 	return c.conn.WriteMessage(websocket.TextMessage, []byte(frame))
 }
