@@ -285,6 +285,38 @@ func TestW5ClearedEntriesAreNotRecoveredFromTheRing(t *testing.T) {
 	}
 }
 
+// TestR1ANodeThatIsBehindAsksTheLeader: copies reached another node first, or ours
+// were lost. The client was there; it must not be told that its position is worth
+// nothing. However many come, the leader is asked once for all who wait.
+func TestR1ANodeThatIsBehindAsksTheLeader(t *testing.T) {
+	for name, behind := range map[string]int{"by an entry": 1, "by the whole life": 0} {
+		t.Run(name, func(t *testing.T) {
+			f := newFixture(t, historyNamespace)
+			for range behind {
+				f.log.store("a", `1`)
+			}
+			f.subscribe("h:a", recoverable)
+			for range 3 - behind {
+				f.log.store("a", `2`) // no copy comes
+			}
+			epoch := LifeEpoch("inc", f.log.head("a").Life)
+			heads, _ := f.log.counts()
+			var clients []*client
+			for range 100 {
+				clients = append(clients, f.start("h:a", recoverAt(Position{2, epoch})))
+			}
+			for _, c := range clients {
+				if res := f.await(c); !res.Recovered || len(res.Publications) != 1 {
+					t.Fatalf("recovered %v with %d publications", res.Recovered, len(res.Publications))
+				}
+			}
+			if h, _ := f.log.counts(); h > heads+5 {
+				t.Errorf("the leader was asked %d times for 100 clients", h-heads)
+			}
+		})
+	}
+}
+
 func TestR2MassReconnectCostsOneRead(t *testing.T) {
 	f := newFixture(t, historyNamespace)
 	for range 5 {
