@@ -181,6 +181,7 @@ func (r *run) fillDisk(s step) error {
 	if err != nil {
 		return err
 	}
+	r.filling[s.target].Store(true)
 	block := make([]byte, 1<<20)
 	for deadline := time.Now().Add(s.duration); time.Now().Before(deadline); {
 		if _, err := f.Write(block); err != nil {
@@ -192,6 +193,7 @@ func (r *run) fillDisk(s step) error {
 	if err := os.Remove(ballast); err != nil {
 		return err
 	}
+	r.filling[s.target].Store(false)
 	return r.c.nats[s.target].restart(syscall.SIGTERM, 0, nil)
 }
 

@@ -35,6 +35,7 @@ type run struct {
 	acked   atomic.Int64
 	refused atomic.Int64
 	deaths  atomic.Int64
+	filling [size]atomic.Bool // disks that are full now
 }
 
 func newRun(o options, seed uint64, edge string, only map[int]bool) *run {
@@ -104,6 +105,9 @@ func (r *run) recordFile() string { return filepath.Join(r.dir, "history.jsonl")
 
 // died notes a process that ended by itself.
 func (r *run) died(name string) {
+	if i := strings.TrimPrefix(name, "n"); i != name && r.filling[i[0]-'1'].Load() {
+		return // a NATS server cannot start on a full disk
+	}
 	r.deaths.Add(1)
 	r.history.Add(check.Event{Kind: check.Died, Who: name})
 }

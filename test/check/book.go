@@ -1,6 +1,7 @@
 package check
 
 import (
+	"cmp"
 	"slices"
 	"strings"
 	"time"
@@ -14,7 +15,8 @@ type book struct {
 	acked   map[string]time.Duration // payload → when its first acknowledgement came
 	at      map[Position]string      // what lies where
 	where   map[string]Position
-	heads   map[string][]stand // by life: how far it was known to reach, and since when
+	stood   map[string][]stand // by life: how far it was known to reach, and since when
+	sorted  bool               // stood is in order
 	top     map[string]uint64  // by life: the highest number
 	clears  []time.Duration    // when removals were asked for
 	evicts  []time.Duration
@@ -22,7 +24,7 @@ type book struct {
 	final   map[Position]bool
 }
 
-// stand is the highest acknowledged number of a life at a time.
+// stand is how far a life was known to reach at a time.
 type stand struct {
 	t      time.Duration
 	number uint64
@@ -34,7 +36,7 @@ func (v *verifier) book(channel string) *book {
 		b = &book{
 			channel: channel, sent: make(map[string]bool), acked: make(map[string]time.Duration),
 			at: make(map[Position]string), where: make(map[string]Position),
-			heads: make(map[string][]stand), top: make(map[string]uint64), final: make(map[Position]bool),
+			stood: make(map[string][]stand), top: make(map[string]uint64), final: make(map[Position]bool),
 		}
 		v.books[channel] = b
 	}
@@ -57,7 +59,7 @@ func (v *verifier) write(e *Event) {
 		}
 		if e.Offset > 0 {
 			b.place(v, e)
-			b.acknowledged(e)
+			b.stand(e.Epoch, e.T, e.Offset)
 		}
 	case Deliver, Final:
 		b := v.book(e.Channel)
@@ -99,21 +101,33 @@ func (b *book) place(v *verifier, e *Event) {
 	b.top[e.Epoch] = max(b.top[e.Epoch], e.Offset)
 }
 
-func (b *book) acknowledged(e *Event) {
-	h := b.heads[e.Epoch]
-	if len(h) == 0 || h[len(h)-1].number < e.Offset {
-		b.heads[e.Epoch] = append(h, stand{e.T, e.Offset})
-	}
+// stand notes that life reached number, at the latest at t.
+func (b *book) stand(life string, t time.Duration, number uint64) {
+	b.stood[life] = append(b.stood[life], stand{t, number})
 }
 
-// headAt returns how far life was known to reach at t.
+// headAt returns how far life was known to reach at t. All passes must be over.
 func (b *book) headAt(life string, t time.Duration) uint64 {
-	h := b.heads[life]
-	i, _ := slices.BinarySearchFunc(h, t, func(s stand, t time.Duration) int { return int(s.t - t) })
+	if !b.sorted {
+		b.sorted = true
+		for payload, at := range b.where { // acknowledgements that did not tell a position
+			if acked, ok := b.acked[payload]; ok {
+				b.stand(at.Epoch, acked, at.Offset)
+			}
+		}
+		for _, list := range b.stood {
+			slices.SortFunc(list, func(x, y stand) int { return cmp.Compare(x.t, y.t) })
+			for i := 1; i < len(list); i++ {
+				list[i].number = max(list[i].number, list[i-1].number)
+			}
+		}
+	}
+	list := b.stood[life]
+	i, _ := slices.BinarySearchFunc(list, t, func(s stand, t time.Duration) int { return cmp.Compare(s.t, t) })
 	if i == 0 {
 		return 0
 	}
-	return h[i-1].number
+	return list[i-1].number
 }
 
 // excused reports whether positions may have been lost for a reason by t.

@@ -17,6 +17,7 @@ type watcher struct {
 	since    time.Duration // from when a delivery may be expected: attached, reading
 	stalled  bool
 	missing  []hole
+	ends     []ending
 	counts   map[string]int // ephemeral: by publisher, the last number in this subscription
 }
 
@@ -138,9 +139,27 @@ func (w *watcher) unsubscribed(v *verifier, e *Event) {
 	if v.size(e.Channel) == 0 || b.excused(e.T) || empty(w.epoch) {
 		return
 	}
-	if e.Code != 2500 && e.Code != 2502 || w.within(v, b.headAt(w.epoch, e.T)) {
-		v.violated(w.bad(RuleCause, e), "%s %s: unsubscribed with %d at %d:%s, while the channel stood at %d and keeps %d",
-			w.who, w.channel, e.Code, w.last, w.epoch, b.headAt(w.epoch, e.T), v.size(w.channel))
+	w.ends = append(w.ends, ending{*e, w.last, w.epoch})
+}
+
+// ending is a subscription that the server ended, and where it stood.
+type ending struct {
+	e     Event
+	last  uint64
+	epoch string
+}
+
+// judgeEndings checks that subscriptions were ended because going on would have
+// skipped something. Where the channel stood then is known when all is read; what
+// was stored a moment ago may have become known to anyone a moment later.
+func (w *watcher) judgeEndings(v *verifier, b *book) {
+	for _, x := range w.ends {
+		head := b.headAt(x.epoch, x.e.T+2*time.Second)
+		then := watcher{who: w.who, channel: w.channel, last: x.last, epoch: x.epoch}
+		if x.e.Code != 2500 && x.e.Code != 2502 || then.within(v, head) {
+			v.violated(then.bad(RuleCause, &x.e), "%s %s: unsubscribed with %d at %d:%s, while the channel stood at %d and keeps %d",
+				w.who, w.channel, x.e.Code, x.last, x.epoch, head, v.size(w.channel))
+		}
 	}
 }
 
@@ -161,6 +180,7 @@ func (w *watcher) deliver(v *verifier, e *Event) {
 	}
 	w.last = e.Offset
 	b := v.book(e.Channel)
+	b.stand(w.epoch, e.T, e.Offset)
 	// Its offset is its place even where the epoch was not repeated.
 	b.place(v, &Event{T: e.T, Who: e.Who, Channel: e.Channel, Offset: e.Offset, Epoch: w.epoch, Payload: e.Payload})
 	if acked, ok := b.acked[e.Payload]; ok && !w.stalled {
@@ -225,6 +245,7 @@ func (w *watcher) finish(v *verifier) {
 		return
 	}
 	b := v.book(w.channel)
+	w.judgeEndings(v, b)
 	unexplained := make(map[Position]bool)
 	for _, m := range w.missing {
 		bad := Violation{Rule: RuleSilent, T: m.t, Who: w.who, Channel: w.channel, At: m.at, Payload: b.at[m.at]}
