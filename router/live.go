@@ -49,7 +49,9 @@ type liveChannel struct {
 	held     []Entry // copies that arrived while joining or repairing
 	overflow bool    // held was full: read the head again before going live
 	retries  int     // failed repairs in a row
-	ring     ring
+	// doubtSince is since when the leader has told an older head than ours.
+	doubtSince time.Time
+	ring       ring
 
 	out   []Push // accepted in this pass, delivered at its end
 	dirty bool   // queued in sh.dirty

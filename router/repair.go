@@ -84,6 +84,10 @@ func (c *liveChannel) repaired(r read) {
 		c.suspect()
 	case h.Number == 0 && r.head.Number == 0, r.head.Life == h.Life && r.head.Number == h.Number && r.head.Seq == h.Seq:
 		// Nothing new.
+	case (r.head.Number == 0 || r.head.Seq < h.Seq) && c.doubt():
+		// Expired, or gone back in time, or not told the newest: ask again.
+		c.repairAfter(doubtPause)
+		return
 	case r.head.Number == 0, h.Number > 0 && r.head.Life != h.Life, r.head.Number <= h.Number:
 		// Expired, born again, or gone back in time.
 		metrics.repairs[repairInvalidated].Inc()
@@ -100,7 +104,26 @@ func (c *liveChannel) repaired(r read) {
 			c.accept(e)
 		}
 	}
+	c.doubtSince = time.Time{}
 	c.goLive()
+}
+
+// A leader that was just elected may answer before it has applied all that it
+// holds (met by the chaos runner: a head older than one that was delivered, for a
+// moment after a kill). So an answer that would end subscriptions must stand for
+// doubtBound.
+const (
+	doubtBound = 2 * time.Second
+	doubtPause = 200 * time.Millisecond
+)
+
+// doubt reports whether it is too early to believe that the log went back.
+func (c *liveChannel) doubt() bool {
+	now := time.Now()
+	if c.doubtSince.IsZero() {
+		c.doubtSince = now
+	}
+	return now.Sub(c.doubtSince) < doubtBound
 }
 
 // retryRepair tries again after a pause; the flow stays held. Subscribers get
@@ -111,6 +134,11 @@ func (c *liveChannel) retryRepair(err error) {
 	c.sh.n.log.Warn("repair failed, trying again", "namespace", c.ns.Name, "attempt", c.retries, "err", err)
 	// Who waits is answered now: they can go to a node that is better off.
 	c.failWaiting(Unavailable("channel", err))
+	c.repairAfter(pause)
+}
+
+// repairAfter repairs after a pause; the flow stays held.
+func (c *liveChannel) repairAfter(pause time.Duration) {
 	c.sh.n.wg.Go(func() {
 		t := time.NewTimer(pause)
 		defer t.Stop()

@@ -60,6 +60,35 @@ func TestL1RewoundStoreIsTold(t *testing.T) {
 	f.expect(c, "dropped:2502")
 }
 
+// TestL1HeadThatGoesBackIsAskedForAgain runs in virtual time: a leader that was just
+// elected answers before it has applied everything. Only when it says so for a while
+// has the log really gone back.
+func TestL1HeadThatGoesBackIsAskedForAgain(t *testing.T) {
+	for name, after := range map[string]time.Duration{"catches up": time.Second, "really went back": time.Hour} {
+		t.Run(name, func(t *testing.T) {
+			natstest.Bubble(t, func(t *testing.T) {
+				f := newFixture(t, historyNamespace)
+				c, _ := f.subscribe("h:a", recoverable)
+				f.log.publish(t, "a", `1`)
+				f.log.publish(t, "a", `2`)
+				f.expect(c, "1:1", "2:2")
+				var kept []Entry
+				f.log.do(func() { kept = f.log.keys["a"]; f.log.keys["a"] = kept[:1:1]; f.log.seq-- })
+				f.node.Disturbed("test")
+				if after > time.Minute {
+					f.expect(c, "dropped:2502")
+					return
+				}
+				time.Sleep(after) // virtual
+				f.log.do(func() { f.log.keys["a"] = kept; f.log.seq++ })
+				time.Sleep(time.Minute) // virtual
+				f.log.publish(t, "a", `3`)
+				f.expect(c, "3:3")
+			})
+		})
+	}
+}
+
 func TestL1NewLifeIsTold(t *testing.T) {
 	f := newFixture(t, historyNamespace)
 	c, res := f.subscribe("h:a", recoverable)
