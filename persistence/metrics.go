@@ -13,6 +13,7 @@ const (
 	attemptUnreached   attemptResult = "unreached"    // nobody received it
 	attemptUnknown     attemptResult = "unknown"      // no answer: it may be stored
 	attemptFoundStored attemptResult = "found_stored" // an unknown one, found when looking back
+	attemptVanished    attemptResult = "vanished"     // the id was stored before, but the entry is gone: stored again
 )
 
 // refusal says why an append failed.
@@ -52,7 +53,7 @@ func newMetrics(r prometheus.Registerer) *metrics {
 	m := &metrics{
 		attempts: newCounters(r, "headrace_persistence_append_attempts_total",
 			"Attempts to append an entry (or an atomic batch of entries) by result.", "result",
-			attemptStored, attemptDuplicate, attemptConflict, attemptUnreached, attemptUnknown, attemptFoundStored),
+			attemptStored, attemptDuplicate, attemptConflict, attemptUnreached, attemptUnknown, attemptFoundStored, attemptVanished),
 		refused: newCounters(r, "headrace_persistence_append_refused_total",
 			"Entries not appended because of a bound, by bound.", "reason",
 			refusedKey, refusedBytes, refusedTimeout),

@@ -299,3 +299,50 @@ type prolonged struct {
 }
 
 func (m *prolonged) InProgress() error { m.count.Add(1); return nil }
+
+// TestW2DuplicateOfAVanishedEntryIsStoredAgain: NATS says that it has stored the id
+// before, but does not hold the entry any more although older ones are there. It was
+// acknowledged nowhere but here, so it must be stored now.
+func TestW2DuplicateOfAVanishedEntryIsStoredAgain(t *testing.T) {
+	for name, tt := range map[string]struct {
+		after  int // appends that follow the one that is repeated
+		remove bool
+		want   uint64 // number of the last entry in the end
+	}{
+		"vanished":       {2, true, 5},
+		"still there":    {2, false, 4},
+		"overwritten":    {20, false, 22},
+		"vanished, last": {0, true, 2},
+	} {
+		t.Run(name, func(t *testing.T) {
+			srv := natstest.Run(t)
+			s := start(t, srv.Conn(ConnectOptions()...), Config{Namespaces: namespaces(true)})
+			l := logOf(t, s)
+			mustPut(t, l, "k", "1")
+			if _, err := put(l, "k", router.NewEntry{ID: "x", Data: []byte("2")}); err != nil {
+				t.Fatal(err)
+			}
+			seq := mustHead(t, l, "k").Seq
+			for range tt.after {
+				mustPut(t, l, "k", "3")
+			}
+			if tt.remove {
+				stream, err := s.js.Stream(t.Context(), "HR_LOG_n_0")
+				if err == nil {
+					err = stream.DeleteMsg(t.Context(), seq)
+				}
+				if err != nil {
+					t.Fatal(err)
+				}
+				s.streams[0].heads.Remove("k")
+			}
+			a, err := put(l, "k", router.NewEntry{ID: "x", Data: []byte("2")})
+			if err != nil || a.Duplicate == (tt.remove) {
+				t.Errorf("repetition: %+v, %v", a, err)
+			}
+			if h := mustHead(t, l, "k"); h.Number != tt.want {
+				t.Errorf("last number %d, want %d", h.Number, tt.want)
+			}
+		})
+	}
+}

@@ -92,8 +92,11 @@ func (w *writer) storeOne(q *pending) {
 		ack, err := w.publish(q, &e, h.seq)
 		switch {
 		case err == nil && ack.Duplicate:
-			w.answerDuplicate(q, ack.Seq)
-			return
+			if err = w.answerDuplicate(q, ack.Seq); err == nil {
+				return
+			}
+			cause = err
+			continue
 		case err == nil:
 			e.Seq = ack.Seq
 			w.p.heads.Add(w.key, head{e.Number, e.Seq, e.Life})
@@ -177,13 +180,28 @@ func (p *stream) place(key string, n uint64, cleared bool) string {
 	return p.subject(key, n)
 }
 
-// answerDuplicate answers with the number of the original at seq, if it is still
-// stored. An original that one of q's own attempts wrote is no duplicate.
-func (w *writer) answerDuplicate(q *pending, seq uint64) {
+// answerDuplicate answers an append that NATS took for a repetition of what it had
+// stored at seq: with the number of the original, or without one if the original has
+// been overwritten since. An original that one of q's own attempts wrote is no
+// duplicate. An error means that q was not answered and has to be tried again.
+func (w *writer) answerDuplicate(q *pending, seq uint64) error {
 	ctx, cancel := w.p.attemptContext(q.deadline, len(q.tried))
 	defer cancel()
 	e, _, err := w.p.get(ctx, getRequest{Seq: seq})
-	if err != nil || e.ID != q.entry.ID {
+	if err != nil {
+		return err
+	}
+	if e.ID != q.entry.ID {
+		lost, err := w.vanished(ctx, seq)
+		if err != nil {
+			return err
+		}
+		if lost {
+			w.p.metrics.attempts.add(attemptVanished)
+			w.p.log.Warn("nats knows the id of an entry that it does not hold; storing it again", "stream", w.p.name, "seq", seq)
+			q.entry.ID, q.tried = rand.Text(), nil
+			return errVanished
+		}
 		e = router.Entry{ID: q.entry.ID}
 		if h, err := w.head(q.deadline); err == nil {
 			e.Life = h.life
@@ -191,6 +209,34 @@ func (w *writer) answerDuplicate(q *pending, seq uint64) {
 	}
 	w.p.metrics.attempts.add(attemptDuplicate)
 	w.answer(q, e, len(q.tried) == 0, nil)
+	return nil
+}
+
+var errVanished = errors.New("the original of a duplicate vanished")
+
+// vanished reports whether the entry at seq is gone although nothing may have
+// removed it: entries leave from the oldest on, so while an older one is there, and
+// no marker came after it, it must be there too. A leader whose disk is full can
+// lose a committed entry to another under the same number (nats-server 2.15.2, met by
+// the chaos runner: it fails to apply the entry, goes on as leader for a moment, and
+// checks what comes next against a state without it).
+func (w *writer) vanished(ctx context.Context, seq uint64) (bool, error) {
+	r, err := w.p.multiLast(ctx, []string{w.p.filter(w.key)}, 0)
+	if err != nil {
+		return false, err
+	}
+	if r.upTo < seq {
+		return false, errReplicaLags
+	}
+	entries, err := decodeAll(r.msgs)
+	older := false
+	for _, e := range entries {
+		if e.Seq == seq || e.Seq > seq && e.Cleared {
+			return false, err
+		}
+		older = older || e.Seq < seq
+	}
+	return older, err
 }
 
 type pubAck struct {

@@ -36,3 +36,13 @@ func (n *Node) keptMembers(channel string) []*ClientInfo {
 	defer plantedMu.Unlock()
 	return plantedMembers[channel]
 }
+
+// above returns the publications with numbers above number, whatever is between.
+func (r *ring) above(number uint64) (pubs []*Publication) {
+	for _, e := range r.entries {
+		if e.number > number && e.pub != nil {
+			pubs = append(pubs, e.pub)
+		}
+	}
+	return pubs
+}

@@ -149,6 +149,7 @@ listen: %q
 jetstream { store_dir: %q, max_memory_store: 64MB, max_file_store: %d }
 cluster { name: chaos, listen: %q, no_advertise: true, routes: [%s] }
 ping_interval: "5s"
+logtime: true
 `, i+1, c.clientAddr[i], store, int64(diskBytes), routeAddr, strings.Join(routes, ", "))
 	return os.WriteFile(c.file("n%d.conf", i), []byte(conf), 0o644)
 }

@@ -64,6 +64,7 @@ func channels() []channel {
 		{"small:quiet", 3 * time.Second, []publisherKind{byAPI}},
 		{clearedChannel, 100 * time.Millisecond, []publisherKind{byAPI}},
 		{evictedChannel, 200 * time.Millisecond, []publisherKind{byAPI}},
+		{"evict:quiet", 5 * time.Second, []publisherKind{byAPI}},
 		{presenceChannel, 60 * time.Millisecond, []publisherKind{bySocket, bySocket}},
 	}
 	for _, name := range []string{"a", "b", "c", "d"} {
@@ -77,6 +78,6 @@ func channels() []channel {
 
 const (
 	clearedChannel  = "small:cleared"
-	evictedChannel  = "evict:a"
+	evictedChannel  = "evict:a" // busy enough to push the others out of their stream
 	presenceChannel = "eph:room"
 )

@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -210,7 +211,11 @@ func (r *run) squeeze(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	r.history.Add(check.Event{Kind: check.Evict, Channel: evictedChannel})
+	for _, ch := range channels() {
+		if strings.HasPrefix(ch.name, "evict:") {
+			r.history.Add(check.Event{Kind: check.Evict, Channel: ch.name})
+		}
+	}
 	cfg := stream.CachedInfo().Config
 	before := cfg.MaxMsgs
 	cfg.MaxMsgs = 5

@@ -16,11 +16,12 @@ type span struct{ from, to time.Duration }
 
 // presence judges the answers of presence probes: everyone who has been there for
 // a while is in it, nobody who has been gone for a while is. Edges that were
-// impaired within the bound are left out.
+// impaired within the bound are left out, and so are clients that did not read: they
+// may be cut for it.
 func (v *verifier) presence(events []Event) {
 	stays, impaired := v.stays(events), v.impaired(events)
-	ill := func(edge string, from, to time.Duration) bool {
-		for _, s := range impaired[edge] {
+	ill := func(who string, from, to time.Duration) bool {
+		for _, s := range impaired[who] {
 			if s.from <= to && s.to+v.rules.Gone >= from {
 				return true
 			}
@@ -43,7 +44,7 @@ func (v *verifier) presence(events []Event) {
 					continue
 				}
 				bad := Violation{Rule: RulePresence, T: e.T, Who: s.who, Channel: e.Channel, Payload: id}
-				settled := s.from <= e.Began-v.rules.Gone && s.to >= e.T
+				settled := s.from <= e.Began-v.rules.Gone && s.to >= e.T && !ill(s.who, e.Began-v.rules.Gone, e.T)
 				left := s.to < e.Began-v.rules.Gone
 				switch {
 				case settled && !members[id] && !ill(s.edge, e.Began-v.rules.Gone, e.T):
@@ -102,26 +103,29 @@ func (v *verifier) probed(channel string, events []Event) bool {
 	return channel == v.probe
 }
 
+// impaired returns when edges were impaired and clients did not read, by name.
 func (v *verifier) impaired(events []Event) map[string][]span {
 	out := make(map[string][]span)
 	since := make(map[string]time.Duration)
 	depth := make(map[string]int)
 	for i := range events {
-		switch e := &events[i]; e.Kind {
-		case Impaired:
-			if depth[e.At] == 0 {
-				since[e.At] = e.T
+		e := &events[i]
+		name := e.At + e.Who // one of them is set
+		switch e.Kind {
+		case Impaired, Stall:
+			if depth[name] == 0 {
+				since[name] = e.T
 			}
-			depth[e.At]++
-		case Healthy:
-			if depth[e.At]--; depth[e.At] == 0 {
-				out[e.At] = append(out[e.At], span{since[e.At], e.T})
+			depth[name]++
+		case Healthy, Resume:
+			if depth[name]--; depth[name] == 0 {
+				out[name] = append(out[name], span{since[name], e.T})
 			}
 		}
 	}
-	for edge, n := range depth {
+	for name, n := range depth {
 		if n > 0 {
-			out[edge] = append(out[edge], span{since[edge], v.end})
+			out[name] = append(out[name], span{since[name], v.end})
 		}
 	}
 	return out

@@ -107,6 +107,7 @@ func TestEveryRuleCanBeBroken(t *testing.T) {
 		"another payload":           {with("final ch=h:a n=1 life=L p=x-1", "final ch=h:a n=1 life=L p=x-2"), RuleOnce},
 		"nobody sent it":            {with("deliver who=c ch=h:a n=3 p=x-3", "deliver who=c ch=h:a n=3 p=y-1"), RuleOnce},
 		"another life":              {with("deliver who=c ch=h:a n=2 p=x-2", "deliver who=c ch=h:a n=2 life=M p=x-2"), RuleSilent},
+		"recovered across lives":    {with("subscribed who=c ch=h:a n=1 life=L at=e2 p=id2 asked= recovered=", "subscribed who=c ch=h:a n=1 life=M asked= recovered="), RuleSilent},
 		"told without cause":        {with("subscribed who=c ch=h:a n=1 life=L at=e2 p=id2 asked= recovered=", "subscribed who=c ch=h:a n=1 life=L at=e2 p=id2 asked="), RuleCause},
 		"told of another life":      {with("subscribed who=c ch=h:a n=1 life=L at=e2 p=id2 asked= recovered=", "subscribed who=c ch=h:a n=0 life=s~0 asked="), RuleCause},
 		"unsubscribed without":      {with("detach who=c", "unsub who=c ch=h:a code=2500"), RuleCause},
@@ -146,6 +147,9 @@ func TestNoFalseAlarm(t *testing.T) {
 		},
 		"an impaired edge's members": {
 			"subscribed who=c ch=e:a at=e1 p=id", "impaired at=e1 t=12s", "healthy at=e1 t=19s", "present ch=e:a began=20s t=21s",
+		},
+		"presence of who does not read": {
+			"subscribed who=c ch=e:a at=e1 p=id", "stall who=c t=12s", "resume who=c t=19s", "present ch=e:a began=20s t=21s",
 		},
 		"presence of who just came": {"subscribed who=c ch=e:a at=e1 p=id t=17s", "present ch=e:a began=20s t=21s"},
 	} {

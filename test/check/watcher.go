@@ -100,6 +100,9 @@ func (w *watcher) subscribed(v *verifier, e *Event) {
 	}
 	if e.Asked && e.Recovered {
 		v.report.Recovered++
+		if e.Epoch != w.epoch && e.Epoch != "" && !empty(w.epoch) {
+			v.violated(w.bad(RuleSilent, e), "%s %s: %d:%s was called recovered in life %s", w.who, w.channel, w.last, w.epoch, e.Epoch)
+		}
 		if e.Epoch != "" {
 			w.epoch = e.Epoch // the same, or the life that followed an empty channel
 		}
