@@ -105,7 +105,10 @@ func planFor(seed uint64, duration time.Duration) plan {
 			if rng.IntN(3) > 0 { // most faults are short, or little else happens
 				s.duration = w.min + (s.duration-w.min)/4
 			}
-			at += s.pause + s.duration/2
+			at += s.pause
+			if s.kind == calm {
+				at += s.duration
+			}
 			p = append(p, s)
 			break
 		}

@@ -169,13 +169,13 @@ func (r *run) live(ctx context.Context) error {
 	return nil
 }
 
-// farewell breaks the way of every edge in turn while publications are still under
-// way, so that last ones get lost, and changes a leader.
+// farewell cuts two edges off while publications are under way, so that the last
+// ones of many channels get lost on the way, and changes a leader.
 func (r *run) farewell() plan {
 	return plan{
-		{kind: cutEdge, target: int(r.seed % size), duration: 1500 * time.Millisecond, reset: r.seed%2 == 0},
+		{kind: cutEdge, target: int(r.seed % size), duration: 4 * time.Second, reset: true},
 		{kind: stepDown, pause: time.Second, target: 0},
-		{kind: cutEdge, pause: 300 * time.Millisecond, target: int((r.seed + 1) % size), duration: time.Second},
+		{kind: cutEdge, pause: time.Second, target: int((r.seed + 1) % size), duration: 2 * time.Second, reset: true},
 	}
 }
 
