@@ -176,6 +176,8 @@ type Access struct {
 	User       string // "" is anonymous
 	Insecure   bool   // everything is allowed
 	Subscribed bool   // to the channel in question
+	Granted    Ops    // by patterns that match the channel: capabilities
+	Invited    Ops    // by something that names the channel: a subscription token
 }
 
 // Target addresses sessions. Exactly one field is set.

@@ -75,6 +75,15 @@ type Namespace struct {
 	AllowPublishAnonymous   bool
 	AllowHistoryAnonymous   bool
 	AllowPresenceAnonymous  bool
+
+	// UserLimited makes channels whose name ends in # and user ids, such as
+	// dialog#42,43, private to those users: they may subscribe without any other
+	// rule, and nobody else may by rule or capability.
+	UserLimited bool
+	// ChannelRegex, when set, must match the whole name (without the namespace) of
+	// the channels that clients use. Syntax: package regexp, which takes linear time.
+	ChannelRegex string
+	nameRule     *regexp.Regexp // compiled ChannelRegex, set by New
 }
 
 var namespaceName = regexp.MustCompile(`^[a-zA-Z0-9_-]{1,64}$`)
@@ -90,6 +99,8 @@ func (ns *Namespace) Validate() error {
 	check(namespaceName.MatchString(ns.Name), "name must be 1 to 64 of a-z A-Z 0-9 _ -")
 	check(ns.HistorySize >= 0 && ns.HistorySize <= MaxHistorySize, "history_size %d is not within 0 to %d", ns.HistorySize, MaxHistorySize)
 	check(ns.HistoryTTL >= 0, "history_ttl %v is negative", ns.HistoryTTL)
+	_, err := compileNameRule(ns.ChannelRegex)
+	check(err == nil, "channel_regex: %v", err)
 	check(ns.Payload == PayloadJSON || ns.Payload == PayloadBinary || ns.Payload == PayloadAny, "payload %q is neither json, binary nor any", ns.Payload)
 	if ns.HistorySize > 0 {
 		check(ns.Retention > 0, "retention %v must be positive", ns.Retention)

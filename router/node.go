@@ -69,6 +69,7 @@ func New(cfg Config) (*Node, error) {
 		if err := ns.Validate(); err != nil {
 			return nil, fmt.Errorf("router: %w", err)
 		}
+		ns.nameRule, _ = compileNameRule(ns.ChannelRegex) // Validate has looked at it
 		if n.namespaces[ns.Name] != nil {
 			return nil, fmt.Errorf("router: namespace %q is declared twice", ns.Name)
 		}

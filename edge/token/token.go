@@ -4,170 +4,252 @@
 package token
 
 import (
-	"encoding/base64"
-	"encoding/json"
+	"context"
 	"errors"
 	"fmt"
+	"log/slog"
+	"slices"
 	"time"
 
 	"github.com/golang-jwt/jwt/v5"
 )
 
-// The two ways a token fails. An expired token was good once: the client should
-// bring a new one, so the difference is told to it.
+// The ways a token fails for good. One that has expired, or is not valid yet, is
+// cured by another: the client should bring a new one, so the difference is told
+// to it.
 var (
 	ErrExpired = errors.New("token expired")
 	ErrInvalid = errors.New("invalid token")
 )
 
-// DefaultTTL is the life of tokens minted without an explicit one.
-const DefaultTTL = 24 * time.Hour
+// MaxBytes bounds a token; larger ones are refused unread.
+const MaxBytes = 16 << 10
 
-// Connection is what a valid connection token says.
-type Connection struct {
-	User     string
-	ExpireAt int64 // Unix seconds; 0 means never
-	Info     []byte
-}
+// Defaults of Options.
+const (
+	// DefaultTTL is the life of tokens minted without an explicit one.
+	DefaultTTL      = 24 * time.Hour
+	DefaultLeeway   = 10 * time.Second
+	DefaultInterval = 10 * time.Minute
+)
 
-// Subscription is what a valid subscription token says.
-type Subscription struct {
-	User     string
-	Channel  string
-	ExpireAt int64 // Unix seconds; 0 means never
-	Info     []byte
-}
-
-// Options narrow which tokens are accepted.
+// Options say which tokens are accepted. At least one kind of key is needed.
 type Options struct {
+	HMACSecret   string        // of HS256, HS384 and HS512
+	PublicKeys   []string      // PEM texts, or paths of PEM files
+	JWKSEndpoint string        // URL of a JSON Web Key Set with public keys
+	JWKSInterval time.Duration // between fetches; 0 is DefaultInterval
+
 	Audience string // must be among aud when set
 	Issuer   string // must equal iss when set
+	// Leeway is how far the clock of the issuer may be ahead (nbf, iat).
+	Leeway time.Duration
+
+	Log     *slog.Logger // nil discards
+	Fetched func(error)  // told of every fetch of the endpoint; may be nil
 }
 
-// Verifier checks tokens signed with one HMAC secret. It is safe for concurrent
-// use.
+// HasKeys reports whether any key is configured.
+func (o Options) HasKeys() bool {
+	return o.HMACSecret != "" || len(o.PublicKeys) > 0 || o.JWKSEndpoint != ""
+}
+
+// Verifier checks tokens. It is safe for concurrent use and never blocks.
 type Verifier struct {
-	key    []byte
+	static []key
+	remote *keySet // nil without endpoint
 	parser *jwt.Parser
+	caps   *capsCache
 }
 
-// NewVerifier returns a Verifier that accepts HS256, HS384 and HS512 and nothing
-// else; in particular not "none".
-func NewVerifier(secret string, o Options) (*Verifier, error) {
-	if secret == "" {
-		return nil, errors.New("token: secret is empty")
+// NewVerifier returns a Verifier for o. It reads key files and makes no request.
+func NewVerifier(o Options) (*Verifier, error) {
+	if !o.HasKeys() {
+		return nil, errors.New("token: no key is configured")
 	}
-	opts := []jwt.ParserOption{jwt.WithValidMethods([]string{"HS256", "HS384", "HS512"})}
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	if o.JWKSInterval <= 0 {
+		o.JWKSInterval = DefaultInterval
+	}
+	v := &Verifier{caps: newCapsCache()}
+	if o.HMACSecret != "" {
+		if isPEM(o.HMACSecret) {
+			return nil, errors.New("token: the HMAC secret is a PEM key; a public key belongs to public_keys")
+		}
+		v.static = append(v.static, hmacKey(o.HMACSecret))
+	}
+	for i, source := range o.PublicKeys {
+		keys, err := publicKeys(source)
+		if err != nil {
+			return nil, fmt.Errorf("token: public key %d: %w", i+1, err)
+		}
+		v.static = append(v.static, keys...)
+	}
+	if o.JWKSEndpoint != "" {
+		var err error
+		if v.remote, err = newKeySet(o); err != nil {
+			return nil, fmt.Errorf("token: %w", err)
+		}
+	}
+	v.parser = newParser(o, v.methods())
+	return v, nil
+}
+
+func newParser(o Options, methods []string) *jwt.Parser {
+	opts := []jwt.ParserOption{
+		jwt.WithValidMethods(methods), jwt.WithStrictDecoding(), jwt.WithIssuedAt(), jwt.WithLeeway(o.Leeway),
+	}
 	if o.Audience != "" {
 		opts = append(opts, jwt.WithAudience(o.Audience))
 	}
 	if o.Issuer != "" {
 		opts = append(opts, jwt.WithIssuer(o.Issuer))
 	}
-	return &Verifier{key: []byte(secret), parser: jwt.NewParser(opts...)}, nil
+	return jwt.NewParser(opts...)
 }
 
-type claims struct {
-	jwt.RegisteredClaims
-	Channel string          `json:"channel,omitempty"`
-	Info    json.RawMessage `json:"info,omitempty"`
-	B64Info string          `json:"b64info,omitempty"`
+// methods are the algorithms there is, or may be, a key for. "none" is none.
+func (v *Verifier) methods() (all []string) {
+	for _, k := range v.static {
+		all = append(all, k.algorithms...)
+	}
+	if v.remote != nil {
+		all = append(all, publicAlgorithms...)
+	}
+	slices.Sort(all)
+	return slices.Compact(all)
 }
 
-// Connection verifies a connection token. It fails with ErrExpired or ErrInvalid.
+// Run keeps the keys of the endpoint fresh until ctx ends.
+func (v *Verifier) Run(ctx context.Context) {
+	if v.remote != nil {
+		v.remote.run(ctx)
+	}
+}
+
+// UnknownKeyError means that a token is signed with a key that has to be fetched
+// first. Fetch does it, then the token can be verified again.
+type UnknownKeyError struct {
+	set *keySet
+	kid string
+}
+
+func (e *UnknownKeyError) Error() string { return "the key of the token is not known yet" }
+
+// Fetch waits for the key, some seconds at most. It fails with ErrInvalid when
+// there is none, with ErrUnavailable when that cannot be told now.
+func (e *UnknownKeyError) Fetch(ctx context.Context) error { return e.set.find(ctx, e.kid) }
+
+// Connection verifies a connection token. It fails with ErrExpired, ErrInvalid or
+// a *UnknownKeyError.
 func (v *Verifier) Connection(s string) (Connection, error) {
-	c, info, err := v.parse(s)
+	c, err := v.parse(s)
 	if err != nil {
 		return Connection{}, err
 	}
-	if c.Channel != "" {
-		return Connection{}, fmt.Errorf("%w: a subscription token is not a connection token", ErrInvalid)
+	out, err := c.connection(v.caps)
+	if err != nil {
+		return Connection{}, fmt.Errorf("%w: %v", ErrInvalid, err)
 	}
-	return Connection{User: c.Subject, ExpireAt: expireAt(c), Info: info}, nil
+	return out, nil
 }
 
-// Subscription verifies a subscription token. It fails with ErrExpired or
-// ErrInvalid. The caller compares user and channel.
+// Subscription verifies a subscription token. It fails with ErrExpired, ErrInvalid
+// or a *UnknownKeyError. The caller compares user, channel and client.
 func (v *Verifier) Subscription(s string) (Subscription, error) {
-	c, info, err := v.parse(s)
+	c, err := v.parse(s)
 	if err != nil {
 		return Subscription{}, err
 	}
-	if c.Channel == "" {
-		return Subscription{}, fmt.Errorf("%w: no channel claim", ErrInvalid)
+	out, err := c.subscription()
+	if err != nil {
+		return Subscription{}, fmt.Errorf("%w: %v", ErrInvalid, err)
 	}
-	return Subscription{User: c.Subject, Channel: c.Channel, ExpireAt: expireAt(c), Info: info}, nil
+	return out, nil
 }
 
-func (v *Verifier) parse(s string) (*claims, []byte, error) {
+func (v *Verifier) parse(s string) (*claims, error) {
+	if len(s) > MaxBytes {
+		return nil, fmt.Errorf("%w: it has %d bytes, more than %d", ErrInvalid, len(s), MaxBytes)
+	}
 	var c claims
-	_, err := v.parser.ParseWithClaims(s, &c, func(*jwt.Token) (any, error) { return v.key, nil })
-	switch {
-	case errors.Is(err, jwt.ErrTokenExpired) && onlyExpired(err):
-		return nil, nil, ErrExpired
-	case err != nil:
-		return nil, nil, fmt.Errorf("%w: %v", ErrInvalid, err)
-	}
-	if c.B64Info != "" {
-		info, err := base64.StdEncoding.DecodeString(c.B64Info)
-		if err != nil {
-			return nil, nil, fmt.Errorf("%w: b64info: %v", ErrInvalid, err)
+	t, err := v.parser.ParseWithClaims(s, &c, v.keysFor)
+	if err == nil {
+		// The leeway is for clocks that are ahead, not for tokens that are late: a
+		// session of theirs would end as it begins.
+		if c.ExpiresAt != nil && !time.Now().Before(c.ExpiresAt.Time) {
+			return nil, ErrExpired
 		}
-		return &c, info, nil
+		return &c, nil
 	}
-	if string(c.Info) == "null" {
-		c.Info = nil
+	var unknown *UnknownKeyError
+	if errors.Is(err, jwt.ErrTokenSignatureInvalid) {
+		unknown = v.unknownKey(t)
 	}
-	return &c, c.Info, nil
+	switch {
+	case errors.As(err, &unknown) || unknown != nil:
+		return nil, unknown
+	case cured(err):
+		return nil, fmt.Errorf("%w: %v", ErrExpired, err)
+	default:
+		return nil, fmt.Errorf("%w: %v", ErrInvalid, err)
+	}
 }
 
-// onlyExpired reports that nothing but the expiry is wrong: the signature is
-// checked before the claims, but several claims may fail at once.
-func onlyExpired(err error) bool {
+// keysFor returns the keys that t may be signed with: those bound to its
+// algorithm, and of the endpoint's those with its key id.
+func (v *Verifier) keysFor(t *jwt.Token) (any, error) {
+	algorithm := t.Method.Alg()
+	var fit jwt.VerificationKeySet
+	for _, k := range v.static {
+		if k.fits(algorithm) {
+			fit.Keys = append(fit.Keys, k.verify)
+		}
+	}
+	if v.remote != nil {
+		kid, _ := t.Header["kid"].(string)
+		keys, _ := v.remote.lookup(kid)
+		for _, k := range keys {
+			if k.fits(algorithm) {
+				fit.Keys = append(fit.Keys, k.verify)
+			}
+		}
+	}
+	if len(fit.Keys) > 0 {
+		return fit, nil
+	}
+	if unknown := v.unknownKey(t); unknown != nil {
+		return nil, unknown
+	}
+	return nil, fmt.Errorf("there is no key for %s with its kid", algorithm)
+}
+
+// unknownKey returns an error when t names a key that the endpoint may have, and
+// nil when there is nothing to fetch.
+func (v *Verifier) unknownKey(t *jwt.Token) *UnknownKeyError {
+	if v.remote == nil || t == nil || t.Method == nil || !slices.Contains(publicAlgorithms, t.Method.Alg()) {
+		return nil
+	}
+	kid, _ := t.Header["kid"].(string)
+	if _, known := v.remote.lookup(kid); known || kid == "" {
+		return nil
+	}
+	return &UnknownKeyError{set: v.remote, kid: kid}
+}
+
+// cured reports that nothing but the time is wrong, so that another token of the
+// same issuer would do: the signature is checked before the claims, but several
+// claims may fail at once.
+func cured(err error) bool {
 	for _, other := range []error{
-		jwt.ErrTokenInvalidAudience, jwt.ErrTokenInvalidIssuer, jwt.ErrTokenNotValidYet,
-		jwt.ErrTokenUsedBeforeIssued, jwt.ErrTokenSignatureInvalid, jwt.ErrTokenUnverifiable,
+		jwt.ErrTokenInvalidAudience, jwt.ErrTokenInvalidIssuer, jwt.ErrTokenInvalidSubject, jwt.ErrTokenInvalidId,
+		jwt.ErrTokenRequiredClaimMissing, jwt.ErrTokenSignatureInvalid, jwt.ErrTokenUnverifiable, jwt.ErrTokenMalformed,
 	} {
 		if errors.Is(err, other) {
 			return false
 		}
 	}
-	return true
-}
-
-func expireAt(c *claims) int64 {
-	if c.ExpiresAt == nil {
-		return 0
-	}
-	return c.ExpiresAt.Unix()
-}
-
-// MintConnection signs a connection token with HS256. ExpireAt 0 means that it
-// never expires.
-func MintConnection(secret string, c Connection) (string, error) {
-	return mint(secret, claims{Info: c.Info, RegisteredClaims: registered(c.User, c.ExpireAt)})
-}
-
-// MintSubscription signs a subscription token with HS256.
-func MintSubscription(secret string, s Subscription) (string, error) {
-	return mint(secret, claims{Channel: s.Channel, Info: s.Info, RegisteredClaims: registered(s.User, s.ExpireAt)})
-}
-
-func registered(user string, expireAt int64) jwt.RegisteredClaims {
-	r := jwt.RegisteredClaims{Subject: user, IssuedAt: jwt.NewNumericDate(time.Now())}
-	if expireAt != 0 {
-		r.ExpiresAt = jwt.NewNumericDate(time.Unix(expireAt, 0))
-	}
-	return r
-}
-
-func mint(secret string, c claims) (string, error) {
-	if len(c.Info) > 0 && !json.Valid(c.Info) {
-		c.B64Info, c.Info = base64.StdEncoding.EncodeToString(c.Info), nil
-	}
-	s, err := jwt.NewWithClaims(jwt.SigningMethodHS256, c).SignedString([]byte(secret))
-	if err != nil {
-		return "", fmt.Errorf("sign token: %w", err)
-	}
-	return s, nil
+	return errors.Is(err, jwt.ErrTokenExpired) || errors.Is(err, jwt.ErrTokenNotValidYet) || errors.Is(err, jwt.ErrTokenUsedBeforeIssued)
 }
