@@ -17,6 +17,9 @@ type disconnect struct {
 	reason string // at most 123 bytes (RFC 6455 section 5.5), fixed by the protocol
 }
 
+// Error lets a check answer with the end of the session; see session.fail.
+func (d disconnect) Error() string { return d.reason }
+
 var (
 	disconnectNormal       = disconnect{1000, ""}
 	disconnectTooBig       = disconnect{1009, "message too big"}
@@ -25,6 +28,7 @@ var (
 	disconnectShutdown     = disconnect{3001, "shutdown"}
 	disconnectServerError  = disconnect{3004, "internal server error"}
 	disconnectExpired      = disconnect{3005, "connection expired"}
+	disconnectSubExpired   = disconnect{3006, "subscription expired"}
 	disconnectSlow         = disconnect{3008, "slow"}
 	disconnectWriteError   = disconnect{3009, "write error"}
 	disconnectReconnect    = disconnect{3011, "force reconnect"}
@@ -61,6 +65,7 @@ type protoError struct {
 
 var (
 	errorTokenExpired = protoError{109, "token expired", false}
+	errorExpired      = protoError{110, "expired", false}
 	errorInternal     = protoError{100, "internal server error", true}
 )
 

@@ -32,9 +32,12 @@ func (s *session) command(cmd *protocol.Command) bool {
 	}
 	switch method {
 	case "connect":
-		return s.connect(cmd)
+		return s.withKey(cmd, s.srv.verifier, s.connectToken(cmd), func() bool { return s.connect(cmd) })
 	case "subscribe":
-		s.inOrder(cmd.Subscribe.Channel, func() { s.subscribe(cmd) })
+		return s.withKey(cmd, s.srv.subVerifier, cmd.Subscribe.Token, func() bool {
+			s.inOrder(cmd.Subscribe.Channel, func() { s.subscribe(cmd) })
+			return s.open()
+		})
 	case "unsubscribe":
 		s.inOrder(cmd.Unsubscribe.Channel, func() { s.unsubscribe(cmd) })
 	case "publish":
@@ -46,9 +49,12 @@ func (s *session) command(cmd *protocol.Command) bool {
 	case "presence_stats":
 		s.inOrder(cmd.PresenceStats.Channel, func() { s.call(cmd, router.OpPresence, cmd.PresenceStats.Channel, s.presenceStats) })
 	case "refresh":
-		return s.refresh(cmd)
+		return s.withKey(cmd, s.srv.verifier, cmd.Refresh.Token, func() bool { return s.refresh(cmd) })
 	case "sub_refresh":
-		s.inOrder(cmd.SubRefresh.Channel, func() { s.subRefresh(cmd) })
+		return s.withKey(cmd, s.srv.subVerifier, cmd.SubRefresh.Token, func() bool {
+			s.inOrder(cmd.SubRefresh.Channel, func() { s.subRefresh(cmd) })
+			return s.open()
+		})
 	case "rpc":
 		s.fail(cmd, router.Errorf(router.CodeNotAvailable, "no rpc is configured"))
 	case "send":
@@ -113,18 +119,6 @@ func (s *session) call(cmd *protocol.Command, op router.Op, channel string, f fu
 		}
 		s.reply(cmd, r)
 	})
-}
-
-// allow checks the rules of channel for op.
-func (s *session) allow(op router.Op, channel string) error {
-	if err := s.checkName(channel); err != nil {
-		return err
-	}
-	s.mu.Lock()
-	c := s.find(channel)
-	who := router.Access{User: s.info.User, Insecure: s.srv.cfg.Insecure, Subscribed: c != nil && c.sub != nil}
-	s.mu.Unlock()
-	return s.srv.node.Allow(op, channel, who)
 }
 
 func (s *session) checkName(channel string) error {

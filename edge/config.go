@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/headrace/headrace/edge/token"
 )
 
 // Config is everything an operator can change about an edge. The zero value is
@@ -22,11 +24,15 @@ type Config struct {
 	// Insecure lets every client do everything, with or without a token. For
 	// development and tests only.
 	Insecure bool
-	// TokenHMACSecret verifies HS256, HS384 and HS512 tokens; "" accepts no token.
-	TokenHMACSecret string
-	// TokenAudience and TokenIssuer, when set, must match the token's.
-	TokenAudience string
-	TokenIssuer   string
+	// Tokens says which connection tokens are accepted; without a key, none.
+	Tokens token.Options
+	// SubscriptionTokens does so for subscription tokens; without a key it is as
+	// Tokens says.
+	SubscriptionTokens token.Options
+	// TokenCookie and TokenQuery name a cookie and a query parameter that the
+	// connection token may be in; "" means neither. See Server.requestToken.
+	TokenCookie string
+	TokenQuery  string
 	// AllowAnonymous lets clients connect without a token, as user "".
 	AllowAnonymous bool
 

@@ -14,7 +14,7 @@ var (
 	dropReasons  = []string{dropSlow, dropClosing, dropEncoding}
 	codeClasses  = []string{"peer", "transient", "terminal", "protocol", "shutdown"}
 	encodings    = []string{"json", "protobuf"}
-	connectFails = []string{"ok", "invalid_token", "expired", "refused"}
+	connectFails = []string{"ok", "invalid_token", "expired", "refused", "unavailable"}
 )
 
 // Why a frame did not reach a client.
@@ -32,6 +32,7 @@ type metrics struct {
 	commands    *prometheus.CounterVec
 	errors      *prometheus.CounterVec
 	dropped     *prometheus.CounterVec
+	keyFetches  *prometheus.CounterVec
 	slow        prometheus.Counter
 	publish     prometheus.Histogram
 	byMethod    map[string]prometheus.Counter
@@ -54,7 +55,8 @@ func newMetrics(r prometheus.Registerer, connections func() float64) *metrics {
 		commands:    vec("headrace_edge_commands_total", "Client commands by method.", "method", methodNames...),
 		errors: vec("headrace_edge_errors_total", "Error replies to clients by protocol code.", "code",
 			"100", "101", "102", "103", "104", "105", "106", "107", "108", "109", "110", "111", "112", "113"),
-		dropped: vec("headrace_edge_dropped_frames_total", "Frames not sent to a client by reason.", "reason", dropReasons...),
+		dropped:    vec("headrace_edge_dropped_frames_total", "Frames not sent to a client by reason.", "reason", dropReasons...),
+		keyFetches: vec("headrace_edge_token_key_fetches_total", "Fetches of token keys from a JWKS endpoint by result.", "result", "ok", "failed"),
 		slow: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "headrace_edge_slow_consumers_total", Help: "Connections ended because their queue was full."}),
 		publish: prometheus.NewHistogram(prometheus.HistogramOpts{
@@ -77,7 +79,7 @@ func newMetrics(r prometheus.Registerer, connections func() float64) *metrics {
 		return prometheus.NewCounterFunc(prometheus.CounterOpts{Name: name, Help: help},
 			func() float64 { return float64(v.Load()) })
 	}
-	r.MustRegister(m.connects, m.disconnects, m.commands, m.errors, m.dropped, m.slow, m.publish,
+	r.MustRegister(m.connects, m.disconnects, m.commands, m.errors, m.dropped, m.keyFetches, m.slow, m.publish,
 		count("headrace_edge_received_bytes_total", "Payload bytes received from clients.", &m.bytesIn),
 		count("headrace_edge_sent_bytes_total", "Bytes of frames handed to client connections.", &m.bytesOut),
 		count("headrace_edge_sent_frames_total", "Frames handed to client connections.", &m.framesOut),
@@ -87,6 +89,15 @@ func newMetrics(r prometheus.Registerer, connections func() float64) *metrics {
 }
 
 func (m *metrics) drop(reason string, frames int) { m.byDrop[reason].Add(float64(frames)) }
+
+// keyFetch counts a fetch of token keys.
+func (m *metrics) keyFetch(err error) {
+	if err != nil {
+		m.keyFetches.WithLabelValues("failed").Inc()
+		return
+	}
+	m.keyFetches.WithLabelValues("ok").Inc()
+}
 
 func (m *metrics) disconnected(d disconnect) {
 	class := "protocol"

@@ -3,7 +3,6 @@ package edge
 import (
 	"context"
 	"errors"
-	"fmt"
 	"log/slog"
 	"net/http"
 	"net/url"
@@ -29,13 +28,15 @@ type Server struct {
 	cfg      *Config
 	node     Router
 	sessions *Sessions
-	verifier *token.Verifier // nil without a secret
+	verifier *token.Verifier // of connection tokens; nil without a key
 	metrics  *metrics
 	log      *slog.Logger
 	upgrader websocket.Upgrader
-	encode   [numKinds]func(*router.Batch) []byte
-	ctx      context.Context // ends with the server's work, see Shutdown
-	cancel   context.CancelFunc
+
+	subVerifier *token.Verifier // of subscription tokens; may be verifier
+	encode      [numKinds]func(*router.Batch) []byte
+	ctx         context.Context // ends with the server's work, see Shutdown
+	cancel      context.CancelFunc
 
 	draining atomic.Bool
 	unready  atomic.Bool    // the router could not work for cfg.UnreadyAfter
@@ -54,12 +55,8 @@ func New(cfg Config, node Router, sessions *Sessions) (*Server, error) {
 	s := &Server{cfg: &cfg, node: node, sessions: sessions, log: cfg.Log}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	s.metrics = newMetrics(cfg.Registry, func() float64 { return float64(sessions.Count()) })
-	if cfg.TokenHMACSecret != "" {
-		var err error
-		s.verifier, err = token.NewVerifier(cfg.TokenHMACSecret, token.Options{Audience: cfg.TokenAudience, Issuer: cfg.TokenIssuer})
-		if err != nil {
-			return nil, fmt.Errorf("edge: %w", err)
-		}
+	if err := s.openVerifiers(); err != nil {
+		return nil, err
 	}
 	s.upgrader = websocket.Upgrader{
 		// Payloads larger than the buffer are read past it; 125 is the least
@@ -134,6 +131,7 @@ func (s *Server) serveWebSocket(w http.ResponseWriter, r *http.Request) {
 	}
 	conn := newWSConn(ws, s.cfg, s.metrics)
 	sess := newSession(s, k, conn, time.Now())
+	sess.carry(s.requestToken(r))
 	// The check above may be long ago: add is what stop and Shutdown rely on.
 	if !s.sessions.add(sess, func() { s.readers.Add(1); go s.read(conn, sess) }) {
 		conn.Close(disconnectShutdown)
@@ -167,6 +165,7 @@ func (s *Server) leave(conn *wsConn, sess *session, why disconnect) {
 
 // Run turns the wheel, once a second for all sessions, until ctx ends.
 func (s *Server) Run(ctx context.Context) error {
+	defer s.keepKeys(ctx)()
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
 	var unreadySince time.Time

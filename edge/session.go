@@ -28,6 +28,7 @@ type session struct {
 	room      sync.Cond  // signalled when inflight falls
 	connected bool
 	closed    bool
+	fetching  bool              // a command waits for the key of a token; see withKey
 	info      router.ClientInfo // set by connect
 	channels  []*channelState   // few: searched one by one
 	inflight  int               // commands that wait for the cluster
@@ -35,6 +36,7 @@ type session struct {
 	since     time.Time         // when it began
 	pingAt    time.Time         // when the next ping is due
 	pongBy    time.Time         // when the answer to the last ping is due; zero when it came
+	grant     *grant            // nil for most
 }
 
 // channelState is what a session knows of one channel: its subscription, and the
@@ -46,6 +48,7 @@ type channelState struct {
 	expireAt int64                // Unix seconds; 0 never
 	busy     bool                 // a subscribe or unsubscribe is in flight
 	running  bool                 // release is running what waited
+	allow    router.Ops           // granted by the subscription token
 	waiting  []func()             // each counts as in flight, so MaxInflight bounds them
 }
 
@@ -78,13 +81,21 @@ func (s *session) onFrame(data []byte) bool {
 	return alive
 }
 
-// admit waits until there is room for one more command in flight.
+// admit waits until there is room for one more command in flight, and no command
+// waits for a key.
 func (s *session) admit() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for s.inflight >= s.srv.cfg.MaxInflight && !s.closed {
+	for (s.inflight >= s.srv.cfg.MaxInflight || s.fetching) && !s.closed {
 		s.room.Wait()
 	}
+	return !s.closed
+}
+
+// open reports whether the session has not ended.
+func (s *session) open() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	return !s.closed
 }
 
@@ -126,11 +137,17 @@ func (s *session) reply(cmd *protocol.Command, r *protocol.Reply) {
 }
 
 func (s *session) fail(cmd *protocol.Command, err error) {
-	if errors.Is(err, errTokenExpired) {
+	var d disconnect
+	switch {
+	case errors.As(err, &d):
+		s.close(d)
+	case errors.Is(err, errTokenExpired):
 		s.failWith(cmd, errorTokenExpired)
-		return
+	case errors.Is(err, errPast):
+		s.failWith(cmd, errorExpired)
+	default:
+		s.failWith(cmd, toProtoError(err))
 	}
-	s.failWith(cmd, toProtoError(err))
 }
 
 func (s *session) failWith(cmd *protocol.Command, p protoError) {
@@ -283,7 +300,7 @@ func (s *session) tick(now time.Time) {
 	ping := false
 	var expired []*channelState
 	switch unix := now.Add(-cfg.ExpireGrace).Unix(); {
-	case s.closed:
+	case s.closed, s.fetching:
 	case !s.connected:
 		if now.Sub(s.since) >= cfg.ConnectTimeout {
 			why = &disconnectStale

@@ -73,7 +73,7 @@ func newTestServer(tb testing.TB, r Router, change func(*Config)) *Server {
 	tb.Helper()
 	cfg := DefaultConfig()
 	cfg.Version = "test"
-	cfg.TokenHMACSecret = "secret"
+	cfg.Tokens.HMACSecret = "secret"
 	cfg.AllowAnonymous = true
 	if change != nil {
 		change(&cfg)
@@ -149,11 +149,11 @@ var exchanges = map[string]exchange{
 	},
 	"subscription token of another channel": {
 		[]string{`{"id":2,"subscribe":{"channel":"secret","token":"` + mustMintSub(token.Subscription{Channel: "other"}) + `"}}`},
-		[]string{`{"id":2,"error":{"code":103,"message":"permission denied"}}`}, 0,
+		nil, 3500,
 	},
 	"subscription token of another user": {
 		[]string{`{"id":2,"subscribe":{"channel":"secret","token":"` + mustMintSub(token.Subscription{Channel: "secret", User: "7"}) + `"}}`},
-		[]string{`{"id":2,"error":{"code":103,"message":"permission denied"}}`}, 0,
+		nil, 3500,
 	},
 	"expired subscription token": {
 		[]string{`{"id":2,"subscribe":{"channel":"secret","token":"` + mustMintSub(token.Subscription{Channel: "secret", ExpireAt: 1}) + `"}}`},
@@ -163,10 +163,13 @@ var exchanges = map[string]exchange{
 		[]string{`{"id":2,"subscribe":{"channel":"a"}}`, `{"id":3,"sub_refresh":{"channel":"a","token":"` + mustMintSub(token.Subscription{Channel: "a", ExpireAt: future}) + `"}}`},
 		[]string{`{"id":2,"subscribe":{}}`, `{"id":3,"sub_refresh":{"expires":true,"ttl":0}}`}, 0,
 	},
-	"history":           {[]string{`{"id":2,"history":{"channel":"a","limit":10}}`}, []string{`{"id":2,"history":{"publications":[{"data":"two","offset":2}],"epoch":"e","offset":2}}`}, 0},
-	"history elsewhere": {[]string{`{"id":2,"history":{"channel":"a","since":{"offset":1,"epoch":"x"}}}`}, []string{`{"id":2,"error":{"code":112,"message":"unrecoverable position"}}`}, 0},
-	"presence":          {[]string{`{"id":2,"presence":{"channel":"a"}}`}, []string{`{"id":2,"presence":{"presence":{"c1":{"user":"42","client":"c1","conn_info":{"a":1}}}}}`}, 0},
-	"presence stats":    {[]string{`{"id":2,"presence_stats":{"channel":"a"}}`}, []string{`{"id":2,"presence_stats":{"num_clients":2,"num_users":1}}`}, 0},
+	"sub_refresh, expired": {[]string{`{"id":2,"subscribe":{"channel":"a"}}`, `{"id":3,"sub_refresh":{"channel":"a","token":"` + mustMintSub(token.Subscription{Channel: "a", ExpireAt: 1}) + `"}}`}, []string{`{"id":2,"subscribe":{}}`}, 3006},
+	"sub_refresh, invalid": {[]string{`{"id":3,"sub_refresh":{"channel":"a","token":"x"}}`}, nil, 3500},
+	"track":                {[]string{`{"id":3,"sub_refresh":{"channel":"a","type":1}}`, `{"id":4,"sub_refresh":{"channel":"a","type":2}}`}, []string{`{"id":3,"error":{"code":108,"message":"this kind of refresh is not available"}}`, `{"id":4,"error":{"code":108,"message":"this kind of refresh is not available"}}`}, 0},
+	"history":              {[]string{`{"id":2,"history":{"channel":"a","limit":10}}`}, []string{`{"id":2,"history":{"publications":[{"data":"two","offset":2}],"epoch":"e","offset":2}}`}, 0},
+	"history elsewhere":    {[]string{`{"id":2,"history":{"channel":"a","since":{"offset":1,"epoch":"x"}}}`}, []string{`{"id":2,"error":{"code":112,"message":"unrecoverable position"}}`}, 0},
+	"presence":             {[]string{`{"id":2,"presence":{"channel":"a"}}`}, []string{`{"id":2,"presence":{"presence":{"c1":{"user":"42","client":"c1","conn_info":{"a":1}}}}}`}, 0},
+	"presence stats":       {[]string{`{"id":2,"presence_stats":{"channel":"a"}}`}, []string{`{"id":2,"presence_stats":{"num_clients":2,"num_users":1}}`}, 0},
 	"unavailable hides the cause": {[]string{`{"id":2,"presence_stats":{"channel":"broken"}}`},
 		[]string{`{"id":2,"error":{"code":100,"message":"the cluster is temporarily unavailable","temporary":true}}`}, 0},
 	"unknown namespace":   {[]string{`{"id":2,"subscribe":{"channel":"a b:c"}}`}, []string{`{"id":2,"error":{"code":102,"message":"unknown namespace \"a b\""}}`}, 0},
@@ -182,7 +185,7 @@ var exchanges = map[string]exchange{
 	"half a command":      {[]string{`{"id":2,"subscribe":`}, nil, 3501},
 	"empty frame":         {[]string{``}, nil, 3501},
 	"refresh":             {[]string{`{"id":2,"refresh":{"token":"` + mustMint(token.Connection{ExpireAt: future}) + `"}}`}, []string{`{"id":2,"refresh":{"client":"c1","version":"test","expires":true,"ttl":0}}`}, 0},
-	"refresh, expired":    {[]string{`{"id":2,"refresh":{"token":"` + mustMint(token.Connection{ExpireAt: 1}) + `"}}`}, []string{`{"id":2,"error":{"code":109,"message":"token expired"}}`}, 0},
+	"refresh, expired":    {[]string{`{"id":2,"refresh":{"token":"` + mustMint(token.Connection{ExpireAt: 1}) + `"}}`}, nil, 3005},
 	"refresh, other user": {[]string{`{"id":2,"refresh":{"token":"` + mustMint(token.Connection{User: "7"}) + `"}}`}, nil, 3500},
 }
 

@@ -6,7 +6,6 @@ import (
 
 	"github.com/centrifugal/protocol"
 
-	"github.com/headrace/headrace/edge/token"
 	"github.com/headrace/headrace/router"
 )
 
@@ -16,23 +15,24 @@ const flagRejectUnrecovered = 2
 
 func (s *session) subscribe(cmd *protocol.Command) {
 	req := cmd.Subscribe
-	info, expireAt, err := s.admitTo(req)
+	in, err := s.admitTo(req)
 	if err != nil {
 		s.fail(cmd, err)
 		return
 	}
-	sub := &router.Subscription{Channel: req.Channel, Subscriber: s, Info: info}
+	sub := &router.Subscription{Channel: req.Channel, Subscriber: s, Info: in.info}
 	state := s.hold(req.Channel)
 	s.begin()
 	s.srv.node.Subscribe(sub, router.SubscribeRequest{
 		Recover: req.Recover, Position: router.Position{Offset: req.Offset, Epoch: req.Epoch},
-		Recoverable: req.Recoverable, Positioned: req.Positioned, JoinLeave: req.JoinLeave,
+		Recoverable: req.Recoverable || on(in.override.ForceRecovery), Positioned: req.Positioned || on(in.override.ForcePositioning),
+		JoinLeave:         req.JoinLeave || on(in.override.ForceJoinLeave),
 		RejectUnrecovered: req.Flag&flagRejectUnrecovered != 0,
 	}, func(res router.SubscribeResult, err error) {
 		if err != nil {
 			s.fail(cmd, err)
 		} else {
-			s.subscribed(cmd, state, sub, expireAt, res)
+			s.subscribed(cmd, state, sub, in, res)
 		}
 		s.release(state)
 		s.end()
@@ -41,11 +41,11 @@ func (s *session) subscribe(cmd *protocol.Command) {
 
 // subscribed makes sub the session's and replies; both happen on the channel's
 // shard, so the reply precedes every push.
-func (s *session) subscribed(cmd *protocol.Command, state *channelState, sub *router.Subscription, expireAt int64, res router.SubscribeResult) {
+func (s *session) subscribed(cmd *protocol.Command, state *channelState, sub *router.Subscription, in invitation, res router.SubscribeResult) {
 	s.mu.Lock()
 	closed := s.closed
 	if !closed {
-		state.sub, state.expireAt = sub, expireAt
+		state.sub, state.expireAt, state.allow = sub, in.expireAt, in.allow
 	}
 	s.mu.Unlock()
 	if closed {
@@ -60,9 +60,16 @@ func (s *session) subscribed(cmd *protocol.Command, state *channelState, sub *ro
 		// SDKs advance by the publications, from where they were.
 		r.Offset = cmd.Subscribe.Offset
 	}
-	r.Expires, r.Ttl = lifetime(expireAt)
+	r.Expires, r.Ttl = lifetime(in.expireAt)
+	r.Data = in.data
 	s.reply(cmd, &protocol.Reply{Subscribe: r})
 }
+
+// on reports whether an override is there and true.
+func on(b *bool) bool { return b != nil && *b }
+
+// past reports whether a time a token gives is over.
+func past(expireAt int64) bool { return expireAt > 0 && expireAt <= time.Now().Unix() }
 
 // lifetime is how a token's end is told: whether there is one, and in how many
 // seconds.
@@ -74,31 +81,24 @@ func lifetime(expireAt int64) (expires bool, ttl uint32) {
 }
 
 // admitTo checks everything about a subscription that needs no cluster.
-func (s *session) admitTo(req *protocol.SubscribeRequest) (info *router.ClientInfo, expireAt int64, err error) {
+func (s *session) admitTo(req *protocol.SubscribeRequest) (invitation, error) {
 	ns, err := s.checkSubscribable(req)
 	if err != nil {
-		return nil, 0, err
+		return invitation{}, err
 	}
 	s.mu.Lock()
-	own := s.info
 	c := s.find(req.Channel)
 	count := len(s.channels)
 	s.mu.Unlock()
 	switch {
 	case c != nil && c.sub != nil:
-		return nil, 0, router.Errorf(router.CodeConflict, "already subscribed")
+		return invitation{}, router.Errorf(router.CodeConflict, "already subscribed")
 	case count >= s.srv.cfg.ChannelLimit:
-		return nil, 0, router.Errorf(router.CodeLimit, "more than %d channels", s.srv.cfg.ChannelLimit)
+		return invitation{}, router.Errorf(router.CodeLimit, "more than %d channels", s.srv.cfg.ChannelLimit)
 	case ns.Payload == router.PayloadBinary && s.kind == jsonWS:
-		return nil, 0, router.Errorf(router.CodeNotAvailable, "namespace %q is binary: use the Protobuf protocol", ns.Name)
+		return invitation{}, router.Errorf(router.CodeNotAvailable, "namespace %q is binary: use the Protobuf protocol", ns.Name)
 	}
-	info = &own
-	if req.Token == "" || s.srv.cfg.Insecure {
-		return info, 0, s.srv.node.Allow(router.OpSubscribe, req.Channel, router.Access{User: own.User, Insecure: s.srv.cfg.Insecure})
-	}
-	t, err := s.subscriptionToken(req.Channel, req.Token)
-	info.ChanInfo = t.Info
-	return info, t.ExpireAt, err
+	return s.invite(req.Channel, req.Token)
 }
 
 func (s *session) checkSubscribable(req *protocol.SubscribeRequest) (*router.Namespace, error) {
@@ -116,24 +116,6 @@ func (s *session) checkSubscribable(req *protocol.SubscribeRequest) (*router.Nam
 
 // errTokenExpired tells the client to bring a new token.
 var errTokenExpired = errors.New("token expired")
-
-func (s *session) subscriptionToken(channel, text string) (token.Subscription, error) {
-	denied := router.Errorf(router.CodeDenied, "permission denied")
-	if s.srv.verifier == nil {
-		return token.Subscription{}, denied
-	}
-	t, err := s.srv.verifier.Subscription(text)
-	switch {
-	case errors.Is(err, token.ErrExpired):
-		return t, errTokenExpired
-	case err != nil:
-		denied.Err = err
-		return t, denied
-	case t.Channel != channel || t.User != s.user():
-		return t, denied
-	}
-	return t, nil
-}
 
 func (s *session) user() string {
 	s.mu.Lock()
@@ -157,26 +139,4 @@ func (s *session) unsubscribe(cmd *protocol.Command) {
 	}
 	s.begin()
 	s.srv.node.Unsubscribe(sub, func() { done(); s.end() })
-}
-
-func (s *session) subRefresh(cmd *protocol.Command) {
-	req := cmd.SubRefresh
-	t, err := s.subscriptionToken(req.Channel, req.Token)
-	if err != nil {
-		s.fail(cmd, err)
-		return
-	}
-	s.mu.Lock()
-	c := s.find(req.Channel)
-	subscribed := c != nil && c.sub != nil
-	if subscribed {
-		c.expireAt = t.ExpireAt
-	}
-	s.mu.Unlock()
-	if !subscribed {
-		s.fail(cmd, router.Errorf(router.CodeDenied, "not subscribed"))
-		return
-	}
-	expires, ttl := lifetime(t.ExpireAt)
-	s.reply(cmd, &protocol.Reply{SubRefresh: &protocol.SubRefreshResult{Expires: expires, Ttl: ttl}})
 }

@@ -62,13 +62,18 @@ func newKeySet(o Options) (*keySet, error) {
 	if err != nil || u.Host == "" || (u.Scheme != "https" && u.Scheme != "http") {
 		return nil, errors.New("JWKS endpoint is no http or https URL")
 	}
+	if u.User != nil {
+		return nil, errors.New("JWKS endpoint has a password in it; keys are public, serve them without")
+	}
 	s := &keySet{url: o.JWKSEndpoint, every: o.JWKSInterval, log: o.Log, fetched: o.Fetched}
-	s.client = &http.Client{
-		Timeout: fetchTimeout,
-		Transport: &http.Transport{
+	if o.Transport == nil {
+		o.Transport = &http.Transport{
 			Proxy: http.ProxyFromEnvironment, MaxConnsPerHost: 1, IdleConnTimeout: 30 * time.Second,
 			TLSHandshakeTimeout: fetchTimeout, ForceAttemptHTTP2: true,
-		},
+		}
+	}
+	s.client = &http.Client{
+		Timeout: fetchTimeout, Transport: o.Transport,
 		CheckRedirect: func(r *http.Request, via []*http.Request) error {
 			if len(via) > maxRedirects || (u.Scheme == "https" && r.URL.Scheme != "https") {
 				return errors.New("redirect refused")

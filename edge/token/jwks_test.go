@@ -72,9 +72,7 @@ func jwk(id string, k crypto.Signer) jose.JSONWebKey {
 }
 
 func (p *provider) verifier(t testing.TB) *Verifier {
-	v := newTestVerifier(t, Options{JWKSEndpoint: "https://idp.test/jwks"})
-	v.remote.client.Transport = p
-	return v
+	return newTestVerifier(t, Options{JWKSEndpoint: "https://idp.test/jwks", Transport: p})
 }
 
 // connect does what a session does.
@@ -245,9 +243,8 @@ func TestKeysOfASetThatAreNotUsed(t *testing.T) {
 }
 
 func TestRedirects(t *testing.T) {
-	v := newTestVerifier(t, Options{JWKSEndpoint: "https://user:hunter2@idp.test/jwks"})
 	hops := 0
-	v.remote.client.Transport = roundTrip(func(r *http.Request) (*http.Response, error) {
+	v := newTestVerifier(t, Options{JWKSEndpoint: "https://idp.test/jwks?key=hunter2", Transport: roundTrip(func(r *http.Request) (*http.Response, error) {
 		hops++
 		w := httptest.NewRecorder()
 		w.Header().Set("Location", "http://idp.test/jwks")
@@ -255,7 +252,7 @@ func TestRedirects(t *testing.T) {
 		resp := w.Result()
 		resp.Request = r
 		return resp, nil
-	})
+	})})
 	err := v.remote.fetch(t.Context())
 	if err == nil || hops != 1 || strings.Contains(err.Error(), "hunter2") {
 		t.Errorf("%d hops, %v", hops, err)

@@ -5,10 +5,14 @@ package token
 
 import (
 	"context"
+	"encoding/base64"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/http"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/golang-jwt/jwt/v5"
@@ -47,6 +51,8 @@ type Options struct {
 
 	Log     *slog.Logger // nil discards
 	Fetched func(error)  // told of every fetch of the endpoint; may be nil
+	// Transport makes the requests to the endpoint; nil is one of its own.
+	Transport http.RoundTripper
 }
 
 // HasKeys reports whether any key is configured.
@@ -141,6 +147,34 @@ func (e *UnknownKeyError) Error() string { return "the key of the token is not k
 // Fetch waits for the key, some seconds at most. It fails with ErrInvalid when
 // there is none, with ErrUnavailable when that cannot be told now.
 func (e *UnknownKeyError) Fetch(ctx context.Context) error { return e.set.find(ctx, e.kid) }
+
+// Missing returns what has to be fetched before s can be verified, nil for
+// nothing; v may be nil. It looks at the header only, unless a key that is at hand
+// may have signed s too.
+func (v *Verifier) Missing(s string) *UnknownKeyError {
+	if v == nil || v.remote == nil || len(s) > MaxBytes {
+		return nil
+	}
+	head, _, _ := strings.Cut(s, ".")
+	raw, err := base64.RawURLEncoding.DecodeString(head)
+	if err != nil {
+		return nil
+	}
+	t := &jwt.Token{}
+	if json.Unmarshal(raw, &t.Header) != nil {
+		return nil
+	}
+	alg, _ := t.Header["alg"].(string)
+	t.Method = jwt.GetSigningMethod(alg)
+	unknown := v.unknownKey(t)
+	if unknown == nil || !slices.ContainsFunc(v.static, func(k key) bool { return k.fits(alg) }) {
+		return unknown
+	}
+	if _, err := v.parse(s); !errors.As(err, &unknown) {
+		return nil
+	}
+	return unknown
+}
 
 // Connection verifies a connection token. It fails with ErrExpired, ErrInvalid or
 // a *UnknownKeyError.
