@@ -31,14 +31,21 @@ var switchFlags = []struct{ name, path, usage string }{
 // that loads it.
 func (a *app) configFlags(cmd *cobra.Command) func() (config.Config, error) {
 	flags := cmd.Flags()
-	file := flags.StringP("config", "c", "", "configuration `file`, YAML (variable "+config.EnvFile+")")
-	set := flags.StringArray("set", nil, "any other setting as `key=value`, such as client.ping_interval=10s; repeatable")
 	for _, f := range settingFlags {
 		flags.String(f.name, "", f.usage)
 	}
 	for _, f := range switchFlags {
 		flags.Bool(f.name, false, f.usage)
 	}
+	return a.fileFlags(cmd, func() []config.Flag { return changedFlags(flags) })
+}
+
+// fileFlags adds the flags that name a configuration, without those for single
+// settings; more, unless nil, returns settings to apply last.
+func (a *app) fileFlags(cmd *cobra.Command, more func() []config.Flag) func() (config.Config, error) {
+	flags := cmd.Flags()
+	file := flags.StringP("config", "c", "", "configuration `file`, YAML (variable "+config.EnvFile+")")
+	set := flags.StringArray("set", nil, "any other setting as `key=value`, such as client.ping_interval=10s; repeatable")
 	return func() (config.Config, error) {
 		src := config.Source{File: *file, Environ: a.environ}
 		if src.File == "" {
@@ -51,7 +58,9 @@ func (a *app) configFlags(cmd *cobra.Command) func() (config.Config, error) {
 			}
 			src.Flags = append(src.Flags, config.Flag{Name: "--set", Path: path, Value: value})
 		}
-		src.Flags = append(src.Flags, changedFlags(flags)...)
+		if more != nil {
+			src.Flags = append(src.Flags, more()...)
+		}
 		return loadConfig(src)
 	}
 }
@@ -84,6 +93,7 @@ func loadConfig(src config.Source) (config.Config, error) {
 			problems.Problems = append(problems.Problems, config.Problem{What: line})
 		}
 	}
+	problems.Problems = append(problems.Problems, tokenProblems(cfg)...)
 	if len(problems.Problems) > 0 {
 		return cfg, &usageError{err: problems, hint: "`headrace config print` shows what is in effect; docs/operations.md lists every key"}
 	}

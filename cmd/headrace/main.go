@@ -77,7 +77,7 @@ func (a *app) rootCommand() *cobra.Command {
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
 		return &usageError{err: err, hint: fmt.Sprintf("see `%s --help`", cmd.CommandPath())}
 	})
-	root.AddCommand(a.serveCommand(), a.configCommand(), a.pubCommand(), a.subCommand(), a.historyCommand(), a.versionCommand())
+	root.AddCommand(a.serveCommand(), a.configCommand(), a.pubCommand(), a.subCommand(), a.historyCommand(), a.tokenCommand(), a.versionCommand())
 	return root
 }
 

@@ -44,6 +44,8 @@ func namespaces(cfg config.Config) []router.Namespace {
 			AllowPublishAnonymous:   ns.AllowPublishAnonymous,
 			AllowHistoryAnonymous:   ns.AllowHistoryAnonymous,
 			AllowPresenceAnonymous:  ns.AllowPresenceAnonymous,
+			UserLimited:             ns.UserLimited,
+			ChannelRegex:            ns.ChannelRegex,
 		}
 	}
 	return out
@@ -95,8 +97,8 @@ func edgeConfig(cfg config.Config, nodeID string, log *slog.Logger, reg promethe
 	e := edge.DefaultConfig()
 	e.NodeID, e.Version = nodeID, versionString()
 	e.Insecure = cfg.Insecure
-	e.TokenHMACSecret = cfg.Client.Token.HMACSecretKey
-	e.TokenAudience, e.TokenIssuer = cfg.Client.Token.Audience, cfg.Client.Token.Issuer
+	e.Tokens, e.SubscriptionTokens = tokenOptions(cfg), subTokenOptions(cfg)
+	e.TokenCookie, e.TokenQuery = cfg.Client.Token.Cookie, cfg.Client.Token.Query
 	e.AllowAnonymous = cfg.Client.AllowAnonymous
 	e.PingInterval, e.PongTimeout = cfg.Client.PingInterval, cfg.Client.PongTimeout
 	e.ConnectTimeout, e.WriteTimeout = cfg.Client.ConnectTimeout, cfg.Client.WriteTimeout

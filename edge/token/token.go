@@ -228,7 +228,7 @@ func (v *Verifier) parse(s string) (*claims, error) {
 	case cured(err):
 		return nil, fmt.Errorf("%w: %v", ErrExpired, err)
 	default:
-		return nil, fmt.Errorf("%w: %v", ErrInvalid, err)
+		return nil, invalid(err)
 	}
 }
 

@@ -50,6 +50,7 @@ type TLS struct {
 // Client is what sessions may do and cost.
 type Client struct {
 	Token            Token         `yaml:"token"`
+	SubToken         SubToken      `yaml:"subscription_token"`
 	AllowAnonymous   bool          `yaml:"allow_anonymous" doc:"clients may connect without a token"`
 	AllowedOrigins   []string      `yaml:"allowed_origins" doc:"origins of web pages that may connect, * is any; pages of this host always may"`
 	PingInterval     time.Duration `yaml:"ping_interval" doc:"time between pings to a client"`
@@ -69,9 +70,25 @@ type Client struct {
 
 // Token is how connection tokens are checked.
 type Token struct {
-	HMACSecretKey string `yaml:"hmac_secret_key" secret:"true" doc:"key of HS256, HS384 and HS512 tokens"`
-	Audience      string `yaml:"audience" doc:"required aud claim; empty accepts any"`
-	Issuer        string `yaml:"issuer" doc:"required iss claim; empty accepts any"`
+	HMACSecretKey string        `yaml:"hmac_secret_key" secret:"true" doc:"key of HS256, HS384 and HS512 tokens"`
+	PublicKeys    []string      `yaml:"public_keys" doc:"PEM files or texts with the public keys of RS, PS, ES and EdDSA tokens"`
+	JWKSEndpoint  string        `yaml:"jwks_endpoint" doc:"URL of a JSON Web Key Set with such keys; tokens name theirs by kid"`
+	JWKSInterval  time.Duration `yaml:"jwks_interval" doc:"time between two fetches of the key set, and so how long a removed key still counts; unknown kids are looked up at once"`
+	Audience      string        `yaml:"audience" doc:"required aud claim; empty accepts any"`
+	Issuer        string        `yaml:"issuer" doc:"required iss claim; empty accepts any"`
+	Leeway        time.Duration `yaml:"leeway" doc:"how far the clock of those who make tokens may be ahead (nbf, iat)"`
+	Cookie        string        `yaml:"cookie" doc:"name of a cookie that may carry the connection token, for pages of this host and listed origins; empty is none"`
+	Query         string        `yaml:"query" doc:"name of a query parameter that may carry the connection token; empty is none"`
+}
+
+// SubToken is how subscription tokens are checked. Without a key of its own it is
+// as Token says.
+type SubToken struct {
+	HMACSecretKey string   `yaml:"hmac_secret_key" secret:"true" doc:"as client.token.hmac_secret_key, for subscription tokens; with no key under subscription_token those of client.token count"`
+	PublicKeys    []string `yaml:"public_keys" doc:"as client.token.public_keys, for subscription tokens"`
+	JWKSEndpoint  string   `yaml:"jwks_endpoint" doc:"as client.token.jwks_endpoint, for subscription tokens"`
+	Audience      string   `yaml:"audience" doc:"required aud claim of subscription tokens with keys of their own"`
+	Issuer        string   `yaml:"issuer" doc:"required iss claim of subscription tokens with keys of their own"`
 }
 
 // HTTPAPI is who may call the server API.
@@ -126,6 +143,9 @@ type Namespace struct {
 	AllowPublishAnonymous   bool `yaml:"allow_publish_for_anonymous" doc:"allow_publish holds without a user id too"`
 	AllowHistoryAnonymous   bool `yaml:"allow_history_for_anonymous" doc:"allow_history holds without a user id too"`
 	AllowPresenceAnonymous  bool `yaml:"allow_presence_for_anonymous" doc:"allow_presence holds without a user id too"`
+
+	UserLimited  bool   `yaml:"allow_user_limited_channels" doc:"channels that end in # and user ids, dialog#42,43, are for those users alone, who need no other rule"`
+	ChannelRegex string `yaml:"channel_regex" doc:"what the whole name after the namespace must match when a client uses the channel; empty is anything"`
 }
 
 // defaultRetention keeps a quiet channel's head, and with it its epoch.
@@ -139,6 +159,7 @@ func Default() Config {
 		Data:    "headrace-data",
 		NATS:    NATS{Prefix: "hr", OpenTimeout: time.Minute},
 		Client: Client{
+			Token:            Token{JWKSInterval: 10 * time.Minute, Leeway: 10 * time.Second},
 			PingInterval:     25 * time.Second,
 			PongTimeout:      8 * time.Second,
 			ConnectTimeout:   10 * time.Second,

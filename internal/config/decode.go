@@ -142,6 +142,10 @@ func (d *decoder) sequence(n ast.Node, v reflect.Value, path string, depth int) 
 		d.add(n, path, "is %s, want a list", describe(n))
 		return
 	}
+	if len(seq.Values) == 0 {
+		v.SetZero()
+		return
+	}
 	out := reflect.MakeSlice(v.Type(), len(seq.Values), len(seq.Values))
 	for i, item := range seq.Values {
 		d.value(item, out.Index(i), fmt.Sprintf("%s[%d]", path, i), depth+1)
