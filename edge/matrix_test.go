@@ -115,6 +115,35 @@ var badTokens = map[string]struct {
 	"none at all":                  {nil, "", "3501 103 3500 3500"},
 }
 
+// A subscription token can hide its bearer, and does no more than it says.
+func TestHiddenSubscriber(t *testing.T) {
+	keys := newMatrixKeys(t)
+	s := newTestServer(t, newMatrixNode(t), func(c *Config) {
+		c.Tokens = token.Options{HMACSecret: "secret", PublicKeys: []string{keys.public}}
+	})
+	for name, tt := range map[string]struct {
+		override string
+		members  int
+	}{
+		"as everybody":      {`{}`, 1},
+		"left out":          {`{"presence":{"value":false},"join_leave":{"value":false}}`, 0},
+		"expressly present": {`{"presence":{"value":true}}`, 1},
+	} {
+		c := newMatrixClient(t, s)
+		c.do("connect", `{}`)
+		channel := "members:" + strings.ReplaceAll(name, " ", "-")
+		text := keys.sign("secret", jwt.MapClaims{"channel": channel, "override": json.RawMessage(tt.override), "data": 7})
+		if got := c.do("subscribe", fmt.Sprintf(`{"channel":%q,"token":%q}`, channel, text)); got != "ok" || !strings.Contains(c.last, `"data":7`) {
+			t.Fatalf("subscribe: %s %s", got, c.last)
+		}
+		stats, err := s.node.PresenceStats(t.Context(), channel)
+		if err != nil || stats.Clients != tt.members {
+			t.Errorf("%s: %d members, want %d (%v)", name, stats.Clients, tt.members, err)
+		}
+		c.sess.ended(disconnectClosed)
+	}
+}
+
 func TestAuthMatrix(t *testing.T) {
 	keys := newMatrixKeys(t)
 	node := newMatrixNode(t)
@@ -364,6 +393,7 @@ type matrixClient struct {
 	sess *session
 	tr   *fakeTransport
 	id   int
+	last string // the last reply
 }
 
 func newMatrixClient(t *testing.T, s *Server) *matrixClient {
@@ -401,7 +431,7 @@ func (c *matrixClient) do(method, params string) (outcome string) {
 				if err := json.Unmarshal([]byte(line), &r); err != nil || r.ID != c.id {
 					continue
 				}
-				outcome = "ok"
+				outcome, c.last = "ok", line
 				if r.Error != nil {
 					outcome = fmt.Sprint(r.Error.Code)
 				}

@@ -20,7 +20,8 @@ func (s *session) subscribe(cmd *protocol.Command) {
 		s.fail(cmd, err)
 		return
 	}
-	sub := &router.Subscription{Channel: req.Channel, Subscriber: s, Info: in.info}
+	sub := &router.Subscription{Channel: req.Channel, Subscriber: s, Info: in.info,
+		NoPresence: off(in.override.Presence), NoJoinLeave: off(in.override.JoinLeave)}
 	state := s.hold(req.Channel)
 	s.begin()
 	s.srv.node.Subscribe(sub, router.SubscribeRequest{
@@ -67,6 +68,9 @@ func (s *session) subscribed(cmd *protocol.Command, state *channelState, sub *ro
 
 // on reports whether an override is there and true.
 func on(b *bool) bool { return b != nil && *b }
+
+// off reports whether an override is there and false.
+func off(b *bool) bool { return b != nil && !*b }
 
 // past reports whether a time a token gives is over.
 func past(expireAt int64) bool { return expireAt > 0 && expireAt <= time.Now().Unix() }

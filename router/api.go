@@ -107,6 +107,11 @@ type Subscription struct {
 	floor     uint64 // publications up to this offset are never delivered again
 	joinLeave bool
 	ended     bool
+
+	// Set by the caller too (here, where they cost no memory): the subscriber is
+	// left out of presence, its coming and going is not told.
+	NoPresence  bool
+	NoJoinLeave bool
 }
 
 // SubscribeRequest says how to subscribe.

@@ -311,7 +311,7 @@ func (c *liveChannel) tellJoin(s *Subscription)  { c.tell(s, true) }
 func (c *liveChannel) tellLeave(s *Subscription) { c.tell(s, false) }
 
 func (c *liveChannel) tell(s *Subscription, join bool) {
-	if c.joinLeaveSub == nil || s.Info == nil {
+	if c.joinLeaveSub == nil || s.Info == nil || s.NoJoinLeave {
 		return
 	}
 	b, err := json.Marshal(joinLeaveMessage{Join: join, Meta: Meta{Info: s.Info}.Encode()})

@@ -108,7 +108,7 @@ func (n *Node) localMembers(ctx context.Context, channel string) []*ClientInfo {
 			return
 		}
 		for _, s := range c.subs {
-			if s.Info != nil {
+			if s.Info != nil && !s.NoPresence {
 				infos = append(infos, s.Info)
 			}
 		}
