@@ -31,8 +31,11 @@ const demoTTL = time.Hour
 // demoTokens mints connection tokens for the demo page.
 func demoTokens(cfg config.Token) webui.Mint {
 	return func(user string, info []byte) (string, error) {
-		return token.MintConnection(cfg.HMACSecretKey, token.Connection{
-			User: user, Info: info, ExpireAt: time.Now().Add(demoTTL).Unix(),
-		})
+		s, err := token.NewHMACSigner(cfg.HMACSecretKey)
+		if err != nil {
+			return "", err
+		}
+		s.Audience, s.Issuer = cfg.Audience, cfg.Issuer
+		return s.Connection(token.Connection{User: user, Info: info, ExpireAt: time.Now().Add(demoTTL).Unix()}, nil)
 	}
 }

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -20,7 +19,7 @@ import (
 func tokenOptions(cfg config.Config) token.Options {
 	t := cfg.Client.Token
 	return token.Options{
-		HMACSecret: t.HMACSecretKey, PublicKeys: t.PublicKeys, JWKSEndpoint: t.JWKSEndpoint, JWKSInterval: t.JWKSInterval,
+		HMACSecret: t.HMACSecretKey, HMACPrevious: t.HMACPrevious, PublicKeys: t.PublicKeys, JWKSEndpoint: t.JWKSEndpoint, JWKSInterval: t.JWKSInterval,
 		Audience: t.Audience, Issuer: t.Issuer, Leeway: t.Leeway,
 	}
 }
@@ -30,7 +29,7 @@ func tokenOptions(cfg config.Config) token.Options {
 func subTokenOptions(cfg config.Config) token.Options {
 	t := cfg.Client.SubToken
 	return token.Options{
-		HMACSecret: t.HMACSecretKey, PublicKeys: t.PublicKeys, JWKSEndpoint: t.JWKSEndpoint, JWKSInterval: cfg.Client.Token.JWKSInterval,
+		HMACSecret: t.HMACSecretKey, HMACPrevious: t.HMACPrevious, PublicKeys: t.PublicKeys, JWKSEndpoint: t.JWKSEndpoint, JWKSInterval: cfg.Client.Token.JWKSInterval,
 		Audience: t.Audience, Issuer: t.Issuer, Leeway: cfg.Client.Token.Leeway,
 	}
 }
@@ -38,7 +37,7 @@ func subTokenOptions(cfg config.Config) token.Options {
 // tokenProblems tells what is wrong with the keys.
 func tokenProblems(cfg config.Config) (problems []config.Problem) {
 	for path, o := range map[string]token.Options{"client.token": tokenOptions(cfg), "client.subscription_token": subTokenOptions(cfg)} {
-		o.HMACSecret, o.JWKSEndpoint = "", "" // package config has looked at them
+		o.HMACSecret, o.HMACPrevious, o.JWKSEndpoint = "", "", "" // package config has looked at them
 		if !o.HasKeys() {
 			continue
 		}
@@ -102,7 +101,7 @@ func (a *app) tokenCommand() *cobra.Command {
 		_, err = fmt.Fprintln(a.stdout, text)
 		return err
 	}
-	cmd.AddCommand(a.tokenVerifyCommand())
+	cmd.AddCommand(a.tokenVerifyCommand(), a.tokenJWKSCommand())
 	return cmd
 }
 
@@ -209,92 +208,4 @@ func (a *app) readFile(path string) ([]byte, error) {
 		return io.ReadAll(io.LimitReader(a.stdin, maxInput))
 	}
 	return os.ReadFile(path)
-}
-
-func (a *app) tokenVerifyCommand() *cobra.Command {
-	cmd := &cobra.Command{
-		Use:   "verify <token>",
-		Short: "Tell whether a server with this configuration accepts a token, and why not",
-		Long:  "Print what a token says and whether a server with this configuration accepts it. - reads it from standard input,\n@file from a file. Exit with 1 when it is refused.",
-		Args:  exactArgs(1),
-	}
-	load := a.fileFlags(cmd, nil)
-	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		cfg, err := load()
-		if err != nil {
-			return err
-		}
-		text := args[0]
-		if path, ok := strings.CutPrefix(text, "@"); ok || text == "-" {
-			if text == "-" {
-				path = "-"
-			}
-			data, err := a.readFile(path)
-			if err != nil {
-				return &usageError{err: err}
-			}
-			text = strings.TrimSpace(string(data))
-		}
-		return a.verify(cmd.Context(), cfg, text)
-	}
-	return cmd
-}
-
-// verify does what a server does with text, and says so.
-func (a *app) verify(ctx context.Context, cfg config.Config, text string) error {
-	said, err := token.Describe(text)
-	if err != nil {
-		return &hintError{err: err, hint: "a token is three parts of letters and digits joined by dots; was it cut or quoted?"}
-	}
-	fmt.Fprintf(a.stdout, "header  %s\nclaims  %s\n", said.Header, said.Claims)
-	o, kind := tokenOptions(cfg), "connection"
-	if said.Channel != "" {
-		kind = "subscription"
-		if own := subTokenOptions(cfg); own.HasKeys() {
-			o = own
-		}
-	}
-	if !o.HasKeys() {
-		return &usageError{err: errors.New("the configuration has no key to verify with"), hint: "name the server's configuration with --config"}
-	}
-	v, err := token.NewVerifier(o)
-	if err != nil {
-		return err
-	}
-	if missing := v.Missing(text); missing != nil {
-		if err := missing.Fetch(ctx); err != nil {
-			return &hintError{err: fmt.Errorf("refused: %w", err), hint: "kid must be the id of a key that client.token.jwks_endpoint serves"}
-		}
-	}
-	expireAt := int64(0)
-	if kind == "connection" {
-		var c token.Connection
-		c, err = v.Connection(text)
-		expireAt = c.ExpireAt
-	} else {
-		var s token.Subscription
-		s, err = v.Subscription(text)
-		expireAt = s.ExpireAt
-	}
-	if err != nil {
-		return &hintError{err: fmt.Errorf("refused as a %s token: %w", kind, err), hint: verifyHint(err)}
-	}
-	until := "without end"
-	if expireAt > 0 {
-		until = "until " + time.Unix(expireAt, 0).UTC().Format(time.RFC3339)
-	}
-	_, err = fmt.Fprintf(a.stdout, "good    a %s token, %s\n", kind, until)
-	return err
-}
-
-func verifyHint(err error) string {
-	switch {
-	case errors.Is(err, token.ErrExpired):
-		return "make a new one; if exp, nbf and iat look right, compare the clocks"
-	case errors.Is(err, token.ErrWrongKey):
-		return "it was signed with another key than the configuration's, or changed afterwards"
-	case errors.Is(err, token.ErrWrongParty):
-		return "client.token.audience and client.token.issuer say what aud and iss must be"
-	}
-	return ""
 }

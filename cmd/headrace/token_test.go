@@ -5,7 +5,6 @@ import (
 	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/x509"
-	"encoding/json"
 	"encoding/pem"
 	"net/http"
 	"net/http/httptest"
@@ -14,8 +13,6 @@ import (
 	"strings"
 	"testing"
 	"time"
-
-	"github.com/go-jose/go-jose/v4"
 
 	"github.com/headrace/headrace/edge/token"
 )
@@ -87,9 +84,18 @@ func TestTokenWithKeySet(t *testing.T) {
 		t.Fatal(err)
 	}
 	private := writeFile(t, "private.pem", string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der})))
-	endpoint := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
-		json.NewEncoder(w).Encode(jose.JSONWebKeySet{Keys: []jose.JSONWebKey{{Key: k.Public(), KeyID: "a"}}}) //nolint:errcheck // a test
-	}))
+	if der, err = x509.MarshalPKIXPublicKey(k.Public()); err != nil {
+		t.Fatal(err)
+	}
+	public := writeFile(t, "public.pem", string(pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: der})))
+	code, set, stderr := execute(t, "", "token", "jwks", "a="+public)
+	if code != exitOK {
+		t.Fatal(stderr)
+	}
+	if code, _, stderr := execute(t, "", "token", "jwks", "a="+private); code != exitUsage || !strings.Contains(stderr, "private key") {
+		t.Errorf("a private key was published: %d %q", code, stderr)
+	}
+	endpoint := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.Write([]byte(set)) })) //nolint:errcheck // a test
 	defer endpoint.Close()
 	defer http.DefaultClient.CloseIdleConnections()
 	_, out, stderr := execute(t, "", "token", "--key-file", private, "--kid", "a", "--user", "42")

@@ -209,6 +209,25 @@ func parseKeySet(body []byte) (keys map[string][]key, skipped []string, err erro
 	return keys, skipped, nil
 }
 
+// KeySet is a key set to be published. It has public keys only.
+type KeySet struct{ set jose.JSONWebKeySet }
+
+// Add adds the public key of a PEM file, or text, as kid.
+func (s *KeySet) Add(kid, source string) error {
+	keys, err := publicKeys(source)
+	if err != nil {
+		return err
+	}
+	if len(keys) != 1 {
+		return fmt.Errorf("there are %d keys in it; give each its own id", len(keys))
+	}
+	s.set.Keys = append(s.set.Keys, jose.JSONWebKey{Key: keys[0].verify, KeyID: kid, Use: "sig"})
+	return nil
+}
+
+// MarshalJSON implements json.Marshaler.
+func (s *KeySet) MarshalJSON() ([]byte, error) { return json.Marshal(s.set) }
+
 func parseJWK(raw []byte) (id string, k key, err error) {
 	var jwk jose.JSONWebKey
 	if err := jwk.UnmarshalJSON(raw); err != nil {

@@ -40,6 +40,7 @@ const (
 // Options say which tokens are accepted. At least one kind of key is needed.
 type Options struct {
 	HMACSecret   string        // of HS256, HS384 and HS512
+	HMACPrevious string        // the secret before, while tokens made with it live
 	PublicKeys   []string      // PEM texts, or paths of PEM files
 	JWKSEndpoint string        // URL of a JSON Web Key Set with public keys
 	JWKSInterval time.Duration // between fetches; 0 is DefaultInterval
@@ -57,7 +58,7 @@ type Options struct {
 
 // HasKeys reports whether any key is configured.
 func (o Options) HasKeys() bool {
-	return o.HMACSecret != "" || len(o.PublicKeys) > 0 || o.JWKSEndpoint != ""
+	return o.HMACSecret != "" || o.HMACPrevious != "" || len(o.PublicKeys) > 0 || o.JWKSEndpoint != ""
 }
 
 // Verifier checks tokens. It is safe for concurrent use and never blocks.
@@ -80,11 +81,13 @@ func NewVerifier(o Options) (*Verifier, error) {
 		o.JWKSInterval = DefaultInterval
 	}
 	v := &Verifier{caps: newCapsCache()}
-	if o.HMACSecret != "" {
-		if isPEM(o.HMACSecret) {
+	for _, secret := range []string{o.HMACSecret, o.HMACPrevious} {
+		if isPEM(secret) {
 			return nil, errors.New("token: the HMAC secret is a PEM key; a public key belongs to public_keys")
 		}
-		v.static = append(v.static, hmacKey(o.HMACSecret))
+		if secret != "" {
+			v.static = append(v.static, hmacKey(secret))
+		}
 	}
 	for i, source := range o.PublicKeys {
 		keys, err := publicKeys(source)

@@ -236,6 +236,16 @@ func TestClaims(t *testing.T) {
 	}
 }
 
+// The secret before counts until it is taken away.
+func TestPreviousSecret(t *testing.T) {
+	text := mustMint(t, Connection{User: "42"})
+	for want, o := range map[bool]Options{true: {HMACSecret: "new", HMACPrevious: "secret"}, false: {HMACSecret: "new"}} {
+		if _, err := newTestVerifier(t, o).Connection(text); (err == nil) != want {
+			t.Errorf("%v, want %v", err, want)
+		}
+	}
+}
+
 func mustMint(t testing.TB, c Connection) string {
 	t.Helper()
 	s, err := MintConnection("secret", c)

@@ -71,6 +71,7 @@ type Client struct {
 // Token is how connection tokens are checked.
 type Token struct {
 	HMACSecretKey string        `yaml:"hmac_secret_key" secret:"true" doc:"key of HS256, HS384 and HS512 tokens"`
+	HMACPrevious  string        `yaml:"hmac_previous_secret_key" secret:"true" doc:"the key before: it still counts, while tokens made with it live"`
 	PublicKeys    []string      `yaml:"public_keys" doc:"PEM files or texts with the public keys of RS, PS, ES and EdDSA tokens"`
 	JWKSEndpoint  string        `yaml:"jwks_endpoint" doc:"URL of a JSON Web Key Set with such keys; tokens name theirs by kid"`
 	JWKSInterval  time.Duration `yaml:"jwks_interval" doc:"time between two fetches of the key set, and so how long a removed key still counts; unknown kids are looked up at once"`
@@ -85,6 +86,7 @@ type Token struct {
 // as Token says.
 type SubToken struct {
 	HMACSecretKey string   `yaml:"hmac_secret_key" secret:"true" doc:"as client.token.hmac_secret_key, for subscription tokens; with no key under subscription_token those of client.token count"`
+	HMACPrevious  string   `yaml:"hmac_previous_secret_key" secret:"true" doc:"as client.token.hmac_previous_secret_key, for subscription tokens"`
 	PublicKeys    []string `yaml:"public_keys" doc:"as client.token.public_keys, for subscription tokens"`
 	JWKSEndpoint  string   `yaml:"jwks_endpoint" doc:"as client.token.jwks_endpoint, for subscription tokens"`
 	Audience      string   `yaml:"audience" doc:"required aud claim of subscription tokens with keys of their own"`

@@ -13,9 +13,14 @@ var tokenName = regexp.MustCompile(`^[a-zA-Z0-9_.-]{1,64}$`)
 // validateTokens looks at what can be wrong without reading keys; package token
 // does that.
 func validateTokens(c *Client, check func(bool, string, string, ...any)) {
-	for path, key := range map[string]string{"client.token": c.Token.HMACSecretKey, "client.subscription_token": c.SubToken.HMACSecretKey} {
-		check(!strings.Contains(key, "-----BEGIN "), path+".hmac_secret_key", "is a PEM key, and a public one is known to everybody; move it to %s.public_keys", path)
+	for path, key := range map[string]string{
+		"client.token.hmac_secret_key": c.Token.HMACSecretKey, "client.token.hmac_previous_secret_key": c.Token.HMACPrevious,
+		"client.subscription_token.hmac_secret_key": c.SubToken.HMACSecretKey, "client.subscription_token.hmac_previous_secret_key": c.SubToken.HMACPrevious,
+	} {
+		check(!strings.Contains(key, "-----BEGIN "), path, "is a PEM key, and a public one is known to everybody; move it to public_keys beside it")
 	}
+	check(c.Token.HMACPrevious == "" || c.Token.HMACSecretKey != "", "client.token.hmac_previous_secret_key", "is set without hmac_secret_key, the key that replaced it")
+	check(c.SubToken.HMACPrevious == "" || c.SubToken.HMACSecretKey != "", "client.subscription_token.hmac_previous_secret_key", "is set without hmac_secret_key, the key that replaced it")
 	for path, endpoint := range map[string]string{"client.token.jwks_endpoint": c.Token.JWKSEndpoint, "client.subscription_token.jwks_endpoint": c.SubToken.JWKSEndpoint} {
 		u, err := url.Parse(endpoint)
 		ok := err == nil && (u.Scheme == "https" || u.Scheme == "http") && u.Host != "" && u.User == nil
