@@ -170,17 +170,20 @@ func (a *app) subCommand() *cobra.Command {
 	flags := cmd.Flags()
 	url := flags.String("url", defaultURL, "`address` of a server")
 	token := flags.String("token", "", "connection `token`; @file reads it from a file")
+	subToken := flags.String("sub-token", "", "subscription `token`; @file reads it from a file")
 	since := flags.String("since", "", "begin after the `position` offset:epoch")
 	events := flags.Bool("events", false, "print joins and leaves too")
 	count := flags.Int("count", 0, "end after so many publications; 0 is never")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		cfg := wsclient.Config{URL: *url, Token: *token, Channel: args[0], JoinLeave: *events}
-		if path, ok := strings.CutPrefix(*token, "@"); ok {
-			data, err := os.ReadFile(path)
-			if err != nil {
-				return fmt.Errorf("read token: %w", err)
+		cfg := wsclient.Config{URL: *url, Token: *token, SubToken: *subToken, Channel: args[0], JoinLeave: *events}
+		for _, t := range []*string{&cfg.Token, &cfg.SubToken} {
+			if path, ok := strings.CutPrefix(*t, "@"); ok {
+				data, err := os.ReadFile(path)
+				if err != nil {
+					return fmt.Errorf("read token: %w", err)
+				}
+				*t = strings.TrimSpace(string(data))
 			}
-			cfg.Token = strings.TrimSpace(string(data))
 		}
 		if *since != "" {
 			at, err := parsePosition(*since)

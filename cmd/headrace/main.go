@@ -136,7 +136,11 @@ func hintFor(err error) string {
 		return "give the key of the server's http_api.key with --api-key or in " + envAPIKey
 	case errors.As(err, &api) && api.Code == 102, errors.As(err, &ws) && ws.Code == 102:
 		return "the part before the first colon must be one of the server's namespaces"
-	case errors.As(err, &ws) && slices.Contains([]int{101, 103, 3500, 3501}, ws.Code):
+	case errors.As(err, &ws) && ws.Code == 103:
+		return "neither a rule of the namespace nor a token allows it to this client, see docs/security.md"
+	case errors.As(err, &ws) && slices.Contains([]int{109, 3500}, ws.Code):
+		return "`headrace token verify`, with the server's configuration, tells what is wrong with a token"
+	case errors.As(err, &ws) && slices.Contains([]int{101, 3501}, ws.Code):
 		return "give a connection token with --token, or run the server with --insecure while developing"
 	case errors.Is(err, syscall.ECONNREFUSED):
 		return "is the server running there? start one with `headrace serve`, or name it with --url"

@@ -20,9 +20,11 @@ import (
 
 // Config says what to follow.
 type Config struct {
-	URL     string // of the server: http://127.0.0.1:8000
-	Token   string // connection token, "" for none
-	Channel string
+	URL   string // of the server: http://127.0.0.1:8000
+	Token string // connection token, "" for none
+	// SubToken is a subscription token for Channel, "" for none.
+	SubToken string
+	Channel  string
 	// Since, when set, asks for what was published after it.
 	Since     *Position
 	JoinLeave bool
@@ -289,6 +291,9 @@ func (f *follower) subscribe(conn *websocket.Conn) error {
 	if f.since != nil {
 		sub["recover"] = true
 		sub["offset"], sub["epoch"] = f.since.Offset, f.since.Epoch
+	}
+	if f.cfg.SubToken != "" {
+		sub["token"] = f.cfg.SubToken
 	}
 	return send(conn, map[string]any{"id": 2, "subscribe": sub})
 }
