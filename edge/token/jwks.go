@@ -25,9 +25,10 @@ const (
 	maxRedirects = 3
 	// fetchTimeout bounds one fetch, body included.
 	fetchTimeout = 5 * time.Second
-	// fetchEvery is the least time between two fetches: tokens with invented key
-	// ids must not become a flood at the provider.
+	// fetchEvery is the least time between two fetches, retryEvery after a failed
+	// one: tokens with invented key ids must not become a flood at the provider.
 	fetchEvery = 5 * time.Second
+	retryEvery = time.Second
 )
 
 // ErrUnavailable means that a key may exist but could not be had now: the token
@@ -49,6 +50,7 @@ type keySet struct {
 	mu     sync.Mutex // guards the fields below
 	flight *flight    // the fetch under way, nil when none is
 	began  time.Time  // when the last fetch began
+	failed bool       // the last fetch
 }
 
 // flight is one fetch that many wait for.
@@ -120,9 +122,13 @@ func (s *keySet) fetch(ctx context.Context) error {
 			return context.Cause(ctx)
 		}
 	}
-	if wait := fetchEvery - time.Since(s.began); wait > 0 && !s.began.IsZero() {
+	least := fetchEvery
+	if s.failed {
+		least = retryEvery
+	}
+	if age := time.Since(s.began); age < least && !s.began.IsZero() {
 		s.mu.Unlock()
-		return fmt.Errorf("fetched %v ago", (fetchEvery - wait).Round(time.Millisecond))
+		return fmt.Errorf("tried %v ago", age.Round(time.Millisecond))
 	}
 	f := &flight{done: make(chan struct{})}
 	s.flight, s.began = f, time.Now()
@@ -137,7 +143,7 @@ func (s *keySet) fetch(ctx context.Context) error {
 	}
 	f.err = err
 	s.mu.Lock()
-	s.flight = nil
+	s.flight, s.failed = nil, err != nil
 	s.mu.Unlock()
 	close(f.done)
 	return err
@@ -254,7 +260,7 @@ func parseJWK(raw []byte) (id string, k key, err error) {
 // growing pauses, and every interval, so that removed keys go out of use.
 func (s *keySet) run(ctx context.Context) {
 	defer s.client.CloseIdleConnections()
-	pause := fetchEvery
+	pause := retryEvery
 	for {
 		err := s.fetch(ctx)
 		if ctx.Err() != nil {
@@ -266,7 +272,7 @@ func (s *keySet) run(ctx context.Context) {
 			wait = pause
 			pause = min(2*pause, s.every)
 		} else {
-			pause = fetchEvery
+			pause = retryEvery
 		}
 		// Jitter: the edges of a cluster shall not ask in step.
 		timer := time.NewTimer(wait + rand.N(wait/10+time.Millisecond))

@@ -263,6 +263,7 @@ func (f *follower) message(conn *websocket.Conn, line []byte) (time.Duration, er
 	switch {
 	case m.Error != nil:
 		if m.Error.Code == 100 || m.Error.Code == 111 || m.Error.Code == 113 { // temporary
+			f.connected = true // there is a server that will let us in
 			return 0, fmt.Errorf("the server answered error %d: %s", m.Error.Code, m.Error.Message)
 		}
 		return 0, &ServerError{Code: m.Error.Code, Message: m.Error.Message}
