@@ -48,6 +48,9 @@ func (s *Server) openVerifiers() (err error) {
 		if strings.HasPrefix(o.JWKSEndpoint, "http://") {
 			s.log.Warn("the JWKS endpoint has no TLS: who can change its answers can make tokens")
 		}
+		if o.JWKSEndpoint != "" && o.Audience == "" {
+			s.log.Warn("no audience is required: every token of the provider is good here, those for other applications too")
+		}
 		return token.NewVerifier(o)
 	}
 	if s.cfg.Tokens.HasKeys() {

@@ -1,12 +1,14 @@
 package edge
 
 import (
+	"bytes"
 	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
 	"encoding/json"
 	"fmt"
+	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"slices"
@@ -260,6 +262,28 @@ func TestCarriedToken(t *testing.T) {
 		sess.onFrame([]byte(`{"id":1,"connect":{"token":"` + tt.sent + `"}}`))
 		if tr.closed() != 0 || sess.user() != tt.user || sess.grant != nil {
 			t.Errorf("%s: closed %d, user %q, grant %v", name, tr.closed(), sess.user(), sess.grant)
+		}
+	}
+}
+
+// Whatever is wrong with a token, the log says so and does not have it.
+func TestTokensAreNotLogged(t *testing.T) {
+	var log bytes.Buffer
+	const secret = "a-secret-that-is-not-short"
+	s := newTestServer(t, newFakeRouter(), func(c *Config) {
+		c.Tokens = token.Options{HMACSecret: secret, Audience: "app"}
+		c.Log = slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelDebug}))
+	})
+	good := must(token.MintConnection(secret, token.Connection{User: "42"}))
+	sub := must(token.MintSubscription(secret, token.Subscription{User: "42", Channel: "secret"}))
+	for _, text := range []string{good, sub, good + "x", "x" + good, good[:80], mustMint(token.Connection{User: "42"}), "x.y.z", strings.Repeat("x", 20<<10)} {
+		for _, frame := range []string{`{"id":1,"connect":{"token":"` + text + `"}}`, `{"id":1,"connect":{}}` + "\n" + `{"id":2,"subscribe":{"channel":"secret","token":"` + text + `"}}`} {
+			sess, _ := newTestSession(s, jsonWS)
+			log.Reset()
+			sess.onFrame([]byte(frame))
+			if got := log.String(); !strings.Contains(got, "token refused") || strings.Contains(got, secret) || strings.Contains(got, text[:min(len(text), 30)]) && len(text) > 10 {
+				t.Errorf("%.60s: %s", frame, got)
+			}
 		}
 	}
 }

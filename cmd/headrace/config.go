@@ -77,6 +77,7 @@ func changedFlags(flags *pflag.FlagSet) []config.Flag {
 
 // loadConfig loads src and checks it with the rules of the packages it is for.
 func loadConfig(src config.Source) (config.Config, error) {
+	src.Origins = make(map[string]string)
 	cfg, err := config.Load(src)
 	var problems *config.Error
 	if err != nil && !errors.As(err, &problems) {
@@ -85,15 +86,16 @@ func loadConfig(src config.Source) (config.Config, error) {
 	if problems == nil {
 		problems = new(config.Error)
 	}
-	for _, ns := range namespaces(cfg) {
+	for i, ns := range namespaces(cfg) {
 		if ns.Name == "" {
 			continue // told already
 		}
+		where := src.Origins[fmt.Sprintf("namespaces[%d].name", i)]
 		for _, line := range splitJoined(ns.Validate()) {
-			problems.Problems = append(problems.Problems, config.Problem{What: line})
+			problems.Problems = append(problems.Problems, config.Problem{Where: where, What: line})
 		}
 	}
-	problems.Problems = append(problems.Problems, tokenProblems(cfg)...)
+	problems.Problems = append(problems.Problems, tokenProblems(cfg, src.Origins)...)
 	if len(problems.Problems) > 0 {
 		return cfg, &usageError{err: problems, hint: "`headrace config print` shows what is in effect; docs/operations.md lists every key"}
 	}

@@ -34,15 +34,16 @@ func subTokenOptions(cfg config.Config) token.Options {
 	}
 }
 
-// tokenProblems tells what is wrong with the keys.
-func tokenProblems(cfg config.Config) (problems []config.Problem) {
+// tokenProblems tells what is wrong with the keys; origins is where each key of
+// the configuration was set.
+func tokenProblems(cfg config.Config, origins map[string]string) (problems []config.Problem) {
 	for path, o := range map[string]token.Options{"client.token": tokenOptions(cfg), "client.subscription_token": subTokenOptions(cfg)} {
 		o.HMACSecret, o.HMACPrevious, o.JWKSEndpoint = "", "", "" // package config has looked at them
 		if !o.HasKeys() {
 			continue
 		}
 		if _, err := token.NewVerifier(o); err != nil {
-			problems = append(problems, config.Problem{Key: path + ".public_keys", What: strings.TrimPrefix(err.Error(), "token: ")})
+			problems = append(problems, config.Problem{Where: origins[path+".public_keys"], Key: path + ".public_keys", What: strings.TrimPrefix(err.Error(), "token: ")})
 		}
 	}
 	return problems

@@ -136,7 +136,7 @@ func TestTokenMistakesAreTold(t *testing.T) {
 		"verify with another key":   {[]string{"token", "verify", "--set", "client.token.hmac_secret_key=x", mint()}, exitFailed, "another key"},
 		"verify, other audience":    {[]string{"token", "verify", "-c", conf, mint("--audience", "x")}, exitFailed, "client.token.audience"},
 		"verify, expired":           {[]string{"token", "verify", "-c", conf, mint("--audience", "app", "--ttl", "1ns")}, exitFailed, "compare the clocks"},
-		"a broken public key":       {[]string{"config", "check", "--set", "client.token.public_keys=/nonexistent.pem"}, exitUsage, "client.token.public_keys: public key 1"},
+		"a broken public key":       {[]string{"config", "check", "--set", "client.token.public_keys=/nonexistent.pem"}, exitUsage, "--set: client.token.public_keys: public key 1"},
 		"a public key as secret":    {[]string{"config", "check", "--set", "client.token.hmac_secret_key=-----BEGIN PUBLIC KEY-----"}, exitUsage, "known to everybody"},
 		"an endpoint with password": {[]string{"config", "check", "--set", "client.token.jwks_endpoint=https://u:hunter2@x/"}, exitUsage, "without a password"},
 		"an audience alone":         {[]string{"config", "check", "--set", "client.subscription_token.audience=x"}, exitUsage, "has no effect"},

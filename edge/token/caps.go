@@ -16,6 +16,7 @@ import (
 const (
 	maxPatterns     = 256
 	maxPatternBytes = 512
+	maxRegexps      = 16 // compiled, one may take tens of kilobytes
 )
 
 // Capabilities are what a connection token lets its owner do beyond the rules of
@@ -69,10 +70,16 @@ func ParseCapabilities(claim []byte) (*Capabilities, error) {
 		return nil, fmt.Errorf("caps: %w", err)
 	}
 	c := &Capabilities{}
-	patterns := 0
+	patterns, regexps := 0, 0
 	for i, e := range entries {
 		if patterns += len(e.Channels); patterns > maxPatterns {
 			return nil, fmt.Errorf("caps: more than %d channels", maxPatterns)
+		}
+		if e.Match == "regex" {
+			regexps += len(e.Channels)
+		}
+		if regexps > maxRegexps {
+			return nil, fmt.Errorf("caps: more than %d regular expressions; use wildcard", maxRegexps)
 		}
 		g, err := e.grant()
 		if err != nil {

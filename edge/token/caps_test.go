@@ -49,11 +49,12 @@ func TestCapabilities(t *testing.T) {
 func TestCapabilityMistakesAreTold(t *testing.T) {
 	for claim, want := range map[string]string{
 		`{}`: "caps", `[{"channels":["a"],"allow":["subscribe"]}]`: `"subscribe" is not one of`,
-		`[{"channels":["a"],"match":"glob"}]`:                     `"glob" is neither`,
-		`[{"channels":["("],"match":"regex"}]`:                    "missing closing",
-		`[{"chanels":["a"]}]`:                                     "unknown field",
-		`[{"channels":["` + strings.Repeat("a", 513) + `"]}]`:     "more than 512",
-		`[{"channels":[` + strings.Repeat(`"a",`, 256) + `"a"]}]`: "more than 256",
+		`[{"channels":["a"],"match":"glob"}]`:                                    `"glob" is neither`,
+		`[{"channels":["("],"match":"regex"}]`:                                   "missing closing",
+		`[{"chanels":["a"]}]`:                                                    "unknown field",
+		`[{"channels":["` + strings.Repeat("a", 513) + `"]}]`:                    "more than 512",
+		`[{"match":"regex","channels":[` + strings.Repeat(`"a",`, 16) + `"a"]}]`: "more than 16",
+		`[{"channels":[` + strings.Repeat(`"a",`, 256) + `"a"]}]`:                "more than 256",
 	} {
 		if _, err := ParseCapabilities([]byte(claim)); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%.40s: %v, want %q", claim, err, want)

@@ -238,6 +238,9 @@ func (v *Verifier) parse(s string) (*claims, error) {
 // keysFor returns the keys that t may be signed with: those bound to its
 // algorithm, and of the endpoint's those with its key id.
 func (v *Verifier) keysFor(t *jwt.Token) (any, error) {
+	if _, ok := t.Header["crit"]; ok { // RFC 7515, 4.1.11: refuse what is not understood
+		return nil, errors.New("it demands an extension (crit)")
+	}
 	algorithm := t.Method.Alg()
 	var fit jwt.VerificationKeySet
 	for _, k := range v.static {

@@ -105,6 +105,7 @@ func TestConnection(t *testing.T) {
 		"expired and other issuer":    {hs(good("iss", "else", "exp", 1)), ErrInvalid},
 		"expired and forged":          {sign(jwt.SigningMethodHS256, []byte("x"), good("exp", 1)), ErrInvalid},
 		"no signature":                {sign(jwt.SigningMethodNone, jwt.UnsafeAllowNoneSignatureType, good()), ErrInvalid},
+		"a critical extension":        {sign(jwt.SigningMethodHS256, secret, good(), "crit", "b64"), ErrInvalid},
 		"signature cut off":           {hs(good())[:60], ErrInvalid},
 		"channel token":               {hs(good("channel", "a")), ErrInvalid},
 		"a user that is a number":     {hs(good("sub", 42)), ErrInvalid},

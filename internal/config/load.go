@@ -2,6 +2,7 @@ package config
 
 import (
 	"fmt"
+	"maps"
 	"os"
 	"reflect"
 	"regexp"
@@ -17,6 +18,9 @@ type Source struct {
 	Environ []string
 	// Flags are "path=value" settings, later ones winning.
 	Flags []Flag
+	// Origins, unless nil, is filled with where each key was set, for problems that
+	// other packages find.
+	Origins map[string]string
 }
 
 // Flag is a setting from the command line.
@@ -50,6 +54,9 @@ func Load(src Source) (Config, error) {
 		cfg.Namespaces[i] = withDefaults(cfg.Namespaces[i])
 	}
 	d.validate(&cfg)
+	if src.Origins != nil {
+		maps.Copy(src.Origins, d.origin)
+	}
 	if len(d.problems) > 0 {
 		return cfg, &Error{Problems: d.problems}
 	}
