@@ -8,6 +8,7 @@ import (
 	"net/url"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/centrifugal/protocol"
 
@@ -171,6 +172,9 @@ func (s *session) withKey(cmd *protocol.Command, v *token.Verifier, text string,
 		}
 		s.mu.Lock()
 		s.fetching = false
+		if !s.pongBy.IsZero() { // the answer may be there, unread
+			s.pongBy = time.Now().Add(s.srv.cfg.PongTimeout)
+		}
 		s.inflight--
 		s.room.Signal()
 		s.mu.Unlock()

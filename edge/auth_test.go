@@ -92,6 +92,7 @@ func TestKeyRotationDropsNobody(t *testing.T) {
 		s := newTestServer(t, newFakeRouter(), func(c *Config) {
 			c.Tokens = token.Options{JWKSEndpoint: "https://idp.test/jwks", Transport: p}
 			c.AllowAnonymous = false
+			c.PingInterval, c.PongTimeout = 10*time.Second, 2*time.Second // shorter than a fetch may take
 		})
 		ctx, cancel := context.WithCancel(t.Context())
 		done := make(chan error, 1)
@@ -198,6 +199,33 @@ func TestConnectWaitsForItsKey(t *testing.T) {
 		other.ended(disconnectClosed)
 		if <-freed {
 			t.Error("a session that ended takes commands")
+		}
+	})
+}
+
+// A pong that cannot be read because a command waits for a key is not missed.
+func TestPongWaitsForAKey(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := &idp{keys: make(map[string]*ecdsa.PrivateKey), delay: 4 * time.Second}
+		p.rotate("k0")
+		s := newTestServer(t, newFakeRouter(), func(c *Config) {
+			c.Tokens = token.Options{JWKSEndpoint: "https://idp.test/jwks", Transport: p}
+			c.PingInterval, c.PongTimeout = 10*time.Second, 2*time.Second
+		})
+		sess, tr := newTestSession(s, jsonWS)
+		sess.onFrame([]byte(`{"id":1,"connect":{"token":"` + p.token("k0", time.Hour) + `"}}`))
+		settle(s, sess)
+		time.Sleep(10 * time.Second) // virtual
+		sess.tick(time.Now())        // pings
+		p.rotate("k1")
+		sess.onFrame([]byte(`{"id":2,"refresh":{"token":"` + p.token("k1", time.Hour) + `"}}`))
+		go sess.onFrame([]byte(`{}`))
+		for range 8 {
+			time.Sleep(time.Second) // virtual
+			sess.tick(time.Now())
+		}
+		if got := tr.take(); tr.closed() != 0 || !strings.Contains(got[len(got)-1], `"refresh"`) {
+			t.Errorf("closed with %d after %q", tr.closed(), got)
 		}
 	})
 }
