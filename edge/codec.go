@@ -137,9 +137,9 @@ func (k kind) wirePush(channel string, p *router.Push) *protocol.Push {
 	case p.Pub != nil:
 		w.Pub = k.wirePublication(p.Pub)
 	case p.Join != nil:
-		w.Join = &protocol.Join{Info: wireInfo(p.Join)}
+		w.Join = &protocol.Join{Info: k.wireInfo(p.Join)}
 	case p.Leave != nil:
-		w.Leave = &protocol.Leave{Info: wireInfo(p.Leave)}
+		w.Leave = &protocol.Leave{Info: k.wireInfo(p.Leave)}
 	}
 	return w
 }
@@ -151,7 +151,7 @@ func (k kind) wirePublication(p *router.Publication) *protocol.Publication {
 		p = jsonPublication(p)
 	}
 	return &protocol.Publication{
-		Data: p.Data, Info: wireInfo(p.Info), Offset: p.Offset, Epoch: p.Epoch, Tags: p.Tags, Time: p.Time,
+		Data: p.Data, Info: k.wireInfo(p.Info), Offset: p.Offset, Epoch: p.Epoch, Tags: p.Tags, Time: p.Time,
 	}
 }
 
@@ -188,9 +188,20 @@ func jsonPublication(p *router.Publication) *router.Publication {
 // get it again from the history when they recover.
 func validJSON(b []byte) bool { return utf8.Valid(b) && json.Valid(b) }
 
-func wireInfo(i *router.ClientInfo) *protocol.ClientInfo {
+func (k kind) wireInfo(i *router.ClientInfo) *protocol.ClientInfo {
 	if i == nil {
 		return nil
 	}
-	return &protocol.ClientInfo{User: i.User, Client: i.Client, ConnInfo: i.ConnInfo, ChanInfo: i.ChanInfo}
+	return &protocol.ClientInfo{User: i.User, Client: i.Client, ConnInfo: k.wireBytes(i.ConnInfo), ChanInfo: k.wireBytes(i.ChanInfo)}
+}
+
+// wireBytes is b as clients of kind k can take it: what tokens carry may be any
+// bytes (b64info), and for a JSON client they become a base64 string. Left as they
+// are, they would cost it the whole publication.
+func (k kind) wireBytes(b []byte) []byte {
+	if k != jsonWS || len(b) == 0 || validJSON(b) {
+		return b
+	}
+	b, _ = json.Marshal(b) // a byte slice always encodes
+	return b
 }

@@ -195,7 +195,7 @@ func (s *session) presence(ctx context.Context, cmd *protocol.Command) (*protoco
 	}
 	out := make(map[string]*protocol.ClientInfo, len(members))
 	for id, info := range members {
-		out[id] = wireInfo(info)
+		out[id] = s.kind.wireInfo(info)
 	}
 	return &protocol.Reply{Presence: &protocol.PresenceResult{Presence: out}}, nil
 }

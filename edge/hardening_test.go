@@ -24,6 +24,16 @@ func TestInvalidUTF8NeverPoisonsJSONClients(t *testing.T) {
 	}
 }
 
+func TestInfoOfOneClientNeverCostsOthersAPublication(t *testing.T) {
+	for info, want := range map[string]string{"\xff\x00": `"/wA="`, "{": `"ew=="`, "\"\xff\"": `"Iv8i"`, "{\n}": `{}`} {
+		b := &router.Batch{Channel: "a", Pushes: []router.Push{{Pub: &router.Publication{Offset: 1, Data: []byte("1"), Info: &router.ClientInfo{User: "42", ConnInfo: []byte(info)}}}}}
+		frame := jsonWS.batchFrame(b, func() { t.Errorf("%q: the publication was left out", info) })
+		if frame != nil && !bytes.Contains(payload(frame), []byte(`"conn_info":`+want)) {
+			t.Errorf("%q became %s", info, payload(frame))
+		}
+	}
+}
+
 func TestCommandsThatWaitAreBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newFakeRouter()

@@ -62,7 +62,7 @@ func (s *session) subscribed(cmd *protocol.Command, state *channelState, sub *ro
 		r.Offset = cmd.Subscribe.Offset
 	}
 	r.Expires, r.Ttl = lifetime(in.expireAt)
-	r.Data = in.data
+	r.Data = s.kind.wireBytes(in.data)
 	s.reply(cmd, &protocol.Reply{Subscribe: r})
 }
 
