@@ -12,6 +12,8 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/golang-jwt/jwt/v5"
+
 	"github.com/headrace/headrace/edge/token"
 	"github.com/headrace/headrace/router"
 )
@@ -131,6 +133,9 @@ const (
 	connectedFrame = `{"id":1,"connect":{"client":"c1","version":"test","ping":25,"pong":true,"time":0}}`
 )
 
+// endedSub is a token for a subscription that ended long ago.
+var endedSub = must(jwt.NewWithClaims(jwt.SigningMethodHS256, jwt.MapClaims{"channel": "a", "expire_at": 1}).SignedString([]byte("secret")))
+
 var future = time.Now().Add(time.Hour).Unix()
 
 var exchanges = map[string]exchange{
@@ -162,6 +167,9 @@ var exchanges = map[string]exchange{
 	"sub_refresh": {
 		[]string{`{"id":2,"subscribe":{"channel":"a"}}`, `{"id":3,"sub_refresh":{"channel":"a","token":"` + mustMintSub(token.Subscription{Channel: "a", ExpireAt: future}) + `"}}`},
 		[]string{`{"id":2,"subscribe":{}}`, `{"id":3,"sub_refresh":{"expires":true,"ttl":0}}`}, 0,
+	},
+	"subscription token that ends in the past": {
+		[]string{`{"id":2,"subscribe":{"channel":"a","token":"` + endedSub + `"}}`}, []string{`{"id":2,"error":{"code":110,"message":"expired"}}`}, 0,
 	},
 	"sub_refresh, expired": {[]string{`{"id":2,"subscribe":{"channel":"a"}}`, `{"id":3,"sub_refresh":{"channel":"a","token":"` + mustMintSub(token.Subscription{Channel: "a", ExpireAt: 1}) + `"}}`}, []string{`{"id":2,"subscribe":{}}`}, 3006},
 	"sub_refresh, invalid": {[]string{`{"id":3,"sub_refresh":{"channel":"a","token":"x"}}`}, nil, 3500},
