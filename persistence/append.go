@@ -29,6 +29,7 @@ type pending struct {
 	// Owned by the key's goroutine once it was taken from the queue.
 	deadline time.Time // no attempt starts later; set before the first one
 	tried    []uint64  // numbers of attempts whose outcome is not known (W2)
+	foundAt  time.Time // when one of them was first found, see settled
 }
 
 // budget bounds the bytes that wait in all queues of a namespace.

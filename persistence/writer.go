@@ -80,6 +80,9 @@ func (w *writer) storeOne(q *pending) {
 			cause = err
 			continue
 		} else if found {
+			if cause = w.settled(q, e); cause != nil {
+				continue
+			}
 			w.answer(q, e, false, nil)
 			return
 		}
@@ -191,7 +194,11 @@ func (w *writer) answerDuplicate(q *pending, seq uint64) error {
 	if err != nil {
 		return err
 	}
-	if e.ID != q.entry.ID {
+	if e.ID == q.entry.ID {
+		if err := w.settled(q, e); err != nil {
+			return err
+		}
+	} else {
 		lost, err := w.vanished(ctx, seq)
 		if err != nil {
 			return err
@@ -199,7 +206,7 @@ func (w *writer) answerDuplicate(q *pending, seq uint64) error {
 		if lost {
 			w.p.metrics.attempts.add(attemptVanished)
 			w.p.log.Warn("nats knows the id of an entry that it does not hold; storing it again", "stream", w.p.name, "seq", seq)
-			q.entry.ID, q.tried = rand.Text(), nil
+			q.entry.ID, q.tried, q.foundAt = rand.Text(), nil, time.Time{}
 			return errVanished
 		}
 		e = router.Entry{ID: q.entry.ID}
@@ -211,6 +218,30 @@ func (w *writer) answerDuplicate(q *pending, seq uint64) error {
 	w.answer(q, e, len(q.tried) == 0, nil)
 	return nil
 }
+
+// settleTime is how old an entry that was found by reading must be. A leader whose
+// disk is full goes on answering reads for about 2 s after another one was elected,
+// with entries that the other does not have (nats-server 2.15.2, met by the chaos
+// runner). An acknowledgement needs no such wait: no leader gives one without a
+// majority.
+const settleTime = 3 * time.Second
+
+// settled returns nil when e, found for q, is old enough to be believed.
+func (w *writer) settled(q *pending, e router.Entry) error {
+	if !w.p.replicated || time.Since(e.Time) >= settleTime {
+		return nil
+	}
+	// Clocks differ: from the first sight on it is ours that counts.
+	if q.foundAt.IsZero() {
+		q.foundAt = time.Now()
+	}
+	if time.Since(q.foundAt) >= settleTime {
+		return nil
+	}
+	return errUnsettled
+}
+
+var errUnsettled = errors.New("the entry was found, but too young to be believed")
 
 var errVanished = errors.New("the original of a duplicate vanished")
 

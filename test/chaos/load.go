@@ -31,7 +31,7 @@ func (r *run) publish(ch channel, number int, kind publisherKind, stop <-chan st
 			from = fmt.Sprintf("%s %d", name, socket.connect())
 		}
 		payload := fmt.Sprintf("%q", fmt.Sprintf("%s-%d", from, n))
-		e := check.Event{Kind: check.Send, Who: name, Channel: ch.name, Payload: payload}
+		e := check.Event{Kind: check.Send, Who: name, At: socket.edge, Channel: ch.name, Payload: payload}
 		r.history.Add(e)
 		var at check.Position
 		var err error
@@ -146,6 +146,7 @@ type socketPublisher struct {
 	r      *run
 	c      *rawclient.Client // nil when there is no connection
 	number int               // of connections made
+	edge   string            // where it is connected
 
 	mu      sync.Mutex // guards waiting
 	waiting map[uint32]chan *rawclient.Reply
@@ -159,9 +160,10 @@ func (p *socketPublisher) connect() int {
 		p.waiting = make(map[uint32]chan *rawclient.Reply)
 		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 		defer cancel()
-		c, err := rawclient.DialIdle(ctx, p.r.c.url(rand.IntN(size)), clientIdle, p.take)
+		i := rand.IntN(size)
+		c, err := rawclient.DialIdle(ctx, p.r.c.url(i), clientIdle, p.take)
 		if err == nil {
-			p.c = c
+			p.c, p.edge = c, p.r.c.edges[i].name
 			p.number++
 		}
 	}

@@ -37,6 +37,7 @@ type options struct {
 	keep     bool
 	race     bool
 	only     string
+	kinds    string
 	plan     bool
 	verify   string
 	planted  string
@@ -57,6 +58,7 @@ func main() {
 	flag.BoolVar(&o.keep, "keep", false, "keep the records of runs that passed, too")
 	flag.BoolVar(&o.race, "race", false, "build the edges with the race detector")
 	flag.StringVar(&o.only, "only", "", "numbers of the plan's steps to take, comma separated; all by default")
+	flag.StringVar(&o.kinds, "kinds", "", "kinds of fault to take, comma separated, as -plan names them; all by default")
 	flag.BoolVar(&o.plan, "plan", false, "print the plan of each seed and stop")
 	flag.StringVar(&o.verify, "verify", "", "judge this record and stop")
 	flag.StringVar(&o.planted, "planted", "", "plant these bugs, comma separated or all, and expect each to be caught")
@@ -71,6 +73,9 @@ func main() {
 }
 
 func chaos(ctx context.Context, o options) error {
+	if err := restrict(o.kinds); err != nil {
+		return err
+	}
 	switch {
 	case o.verify != "":
 		return judgeFile(o.verify, o.trace)

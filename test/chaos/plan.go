@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"time"
 )
@@ -56,12 +57,14 @@ func (w ways) String() string { return [...]string{"both ways", "there", "back"}
 
 type plan []step
 
-// weights say how often a kind is chosen, and the bounds of its duration.
-var weights = []struct {
+// weight says how often a kind is chosen, and the bounds of its duration.
+type weight struct {
 	kind     kind
 	weight   int
 	min, max time.Duration
-}{
+}
+
+var weights = []weight{
 	{killEdge, 10, 0, 4 * time.Second},
 	{termEdge, 6, 0, 3 * time.Second},
 	{freezeEdge, 6, 300 * time.Millisecond, 14 * time.Second},
@@ -80,6 +83,23 @@ var weights = []struct {
 	{squeeze, 3, 0, 0},
 	{rollEdges, 2, 0, time.Second},
 	{calm, 5, 5 * time.Second, 15 * time.Second},
+}
+
+// restrict leaves the named kinds of fault only.
+func restrict(names string) error {
+	if names == "" {
+		return nil
+	}
+	rest := weights[:0:0]
+	for name := range strings.SplitSeq(names, ",") {
+		i := slices.IndexFunc(weights, func(w weight) bool { return string(w.kind) == strings.TrimSpace(name) })
+		if i < 0 {
+			return fmt.Errorf("-kinds: there is no fault %q", name)
+		}
+		rest = append(rest, weights[i])
+	}
+	weights = rest
+	return nil
 }
 
 // planFor returns the faults of a seed. Steps overlap: the next one begins its

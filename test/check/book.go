@@ -49,6 +49,9 @@ func (v *verifier) write(e *Event) {
 	case Send:
 		v.report.Sent++
 		v.book(e.Channel).sent[e.Payload] = true
+		if v.size(e.Channel) == 0 {
+			v.sends[e.Payload] = e
+		}
 	case Refuse:
 		v.report.Refused++
 	case Ack:

@@ -19,9 +19,9 @@ type span struct{ from, to time.Duration }
 // impaired within the bound are left out, and so are clients that did not read: they
 // may be cut for it.
 func (v *verifier) presence(events []Event) {
-	stays, impaired := v.stays(events), v.impaired(events)
+	stays := v.stays(events)
 	ill := func(who string, from, to time.Duration) bool {
-		for _, s := range impaired[who] {
+		for _, s := range v.ill[who] {
 			if s.from <= to && s.to+v.rules.Gone >= from {
 				return true
 			}

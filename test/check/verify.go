@@ -76,7 +76,7 @@ func (p Position) String() string { return fmt.Sprintf("%d:%s", p.Offset, p.Epoc
 
 // Verify judges a record that ends after a silence in which everything was mended.
 func Verify(events []Event, rules Rules) Report {
-	v := &verifier{rules: rules, books: make(map[string]*book), watchers: make(map[string]*watcher)}
+	v := &verifier{rules: rules, books: make(map[string]*book), watchers: make(map[string]*watcher), sends: make(map[string]*Event)}
 	v.leaks(events)
 	for i := range events {
 		if events[i].Kind == Closed {
@@ -87,6 +87,7 @@ func Verify(events []Event, rules Rules) Report {
 	if len(events) > 0 {
 		v.end = events[len(events)-1].T
 	}
+	v.ill = v.impaired(events)
 	for i := range events {
 		v.write(&events[i])
 	}
@@ -109,6 +110,8 @@ type verifier struct {
 	end      time.Duration
 	books    map[string]*book    // by channel
 	watchers map[string]*watcher // by who and channel
+	sends    map[string]*Event   // of channels without history, by payload
+	ill      map[string][]span   // when edges were impaired and clients did not read, by name
 	probe    string              // the channel whose presence was asked for
 	report   Report
 }

@@ -151,6 +151,10 @@ func TestNoFalseAlarm(t *testing.T) {
 		"presence of who does not read": {
 			"subscribed who=c ch=e:a at=e1 p=id", "stall who=c t=12s", "resume who=c t=19s", "present ch=e:a began=20s t=21s",
 		},
+		"late after the publisher's edge moved": {
+			"subscribed who=c ch=e:a", "send ch=e:a p=x-1 at=e1", "impaired at=e1", "healthy at=e1", "send ch=e:a p=x-2 at=e1",
+			"deliver who=c ch=e:a p=x-2", "deliver who=c ch=e:a p=x-1",
+		},
 		"presence of who just came": {"subscribed who=c ch=e:a at=e1 p=id t=17s", "present ch=e:a began=20s t=21s"},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -222,10 +222,26 @@ func (w *watcher) ephemeral(v *verifier, e *Event) {
 	if !ok {
 		return
 	}
-	if last, seen := w.counts[name]; seen && number <= last {
+	if last, seen := w.counts[name]; seen && (number == last || number < last && !v.moved(e)) {
 		v.violated(w.bad(RuleEphemeral, e), "%s %s: %s after number %d of the same publisher, in one subscription", w.who, w.channel, e.Payload, last)
 	}
-	w.counts[name] = number
+	w.counts[name] = max(w.counts[name], number)
+}
+
+// moved reports whether the publisher's edge was impaired since e was sent. Its
+// connection may have gone to another NATS server then, and what the old one still
+// held comes late.
+func (v *verifier) moved(e *Event) bool {
+	sent, ok := v.sends[e.Payload]
+	if !ok {
+		return false
+	}
+	for _, s := range v.ill[sent.At] {
+		if s.from <= e.T && s.to >= sent.T {
+			return true
+		}
+	}
+	return false
 }
 
 // publisher splits a payload, "name-number".
