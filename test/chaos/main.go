@@ -175,6 +175,9 @@ func judgeFile(name string, traces int) error {
 	}
 	report := check.Verify(events, rules)
 	fmt.Println(summary(report))
+	for _, bad := range report.Explained {
+		fmt.Println("   explained by a write error of JetStream:", bad)
+	}
 	printViolations(events, report, traces)
 	if n := len(report.Violations); n > 0 {
 		return fmt.Errorf("%d violations", n)

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"time"
 
@@ -36,6 +37,9 @@ func (r *run) report(report check.Report, o options) bool {
 		verdict = "FAILED"
 	}
 	fmt.Printf("%s %s in %.0fs: %s; tried %s\n", r.name, verdict, r.history.Since().Seconds(), summary(report), r.tried())
+	if n := len(report.Explained); n > 0 {
+		fmt.Printf("   JetStream said that it could not store what it had taken (full disk), which explains %d contradictions, the first: %v\n", n, report.Explained[0])
+	}
 	if passed {
 		if !o.keep {
 			os.RemoveAll(r.dir) //nolint:errcheck // a temporary directory
@@ -94,6 +98,37 @@ func printViolations(events []check.Event, r check.Report, traces int) {
 
 func indent(text string) string {
 	return "      " + strings.ReplaceAll(strings.TrimRight(text, "\n"), "\n", "\n      ") + "\n"
+}
+
+// natsBroke matches what a NATS server logs when it gives up a stream because of a
+// write that failed, with the time before it.
+var natsBroke = regexp.MustCompile(`^\[\d+\] (\d{4}/\d\d/\d\d \d\d:\d\d:\d\d\.\d+) \[ERR\] (JetStream stream '\$G > HR_(?:LOG_([a-z]+)_\d+|IN)' critical write error.*)`)
+
+// brokenNATS records where NATS says so. What is lost with HR_IN never reaches the
+// channel that plain publishes go to.
+func (r *run) brokenNATS() {
+	logs, _ := filepath.Glob(filepath.Join(r.dir, "n*.log"))
+	for _, name := range logs {
+		text, err := os.ReadFile(name)
+		if err != nil {
+			continue
+		}
+		for line := range strings.Lines(string(text)) {
+			m := natsBroke.FindStringSubmatch(line)
+			if m == nil {
+				continue
+			}
+			at, err := time.ParseInLocation("2006/01/02 15:04:05.000000", m[1], time.Local)
+			if err != nil {
+				continue
+			}
+			ns := m[3]
+			if ns == "" {
+				ns = "log"
+			}
+			r.history.AddPast(at, check.Event{Kind: check.Broken, Channel: ns, Payload: m[2]})
+		}
+	}
 }
 
 // logTrouble finds in the logs of the edges what must never be there.

@@ -91,6 +91,7 @@ func (r *run) do(ctx context.Context) (check.Report, error) {
 	if err := r.live(ctx); err != nil {
 		return check.Report{}, err
 	}
+	r.brokenNATS()
 	events, err := r.history.Events()
 	if err == nil {
 		err = w.Flush()

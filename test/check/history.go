@@ -42,6 +42,7 @@ const (
 	Impaired Kind = "impaired" // the edge at is not itself from now on
 	Healthy  Kind = "healthy"  // the edge at is itself again
 	Died     Kind = "died"     // the process who ended by itself
+	Broken   Kind = "broken"   // NATS itself said that it could not store what it had taken: channel is a namespace, payload its words
 	Closed   Kind = "closed"   // the end: what follows is not about clients
 	Usage    Kind = "usage"    // resources of the process who: payload is a Resources
 )
@@ -112,6 +113,17 @@ func (h *History) Add(e Event) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	e.T = time.Since(h.start)
+	h.events = append(h.events, e)
+	if h.copyTo != nil && h.err == nil {
+		h.err = h.copyTo.Encode(e)
+	}
+}
+
+// AddPast records something that happened at a time of the wall clock.
+func (h *History) AddPast(at time.Time, e Event) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	e.T = at.Sub(h.start.Round(0)) // without the monotonic reading
 	h.events = append(h.events, e)
 	if h.copyTo != nil && h.err == nil {
 		h.err = h.copyTo.Encode(e)

@@ -61,6 +61,10 @@ type Report struct {
 	Undecided  int
 	Slowest    time.Duration // the latest delivery to a client that was there
 	Violations []Violation
+	// Explained are contradictions in a namespace for which NATS said, before, that
+	// it could not store what it had taken. They are its losses, not Headrace's, and
+	// no layer above can undo them.
+	Explained []Violation
 }
 
 // maxViolations bounds a report; what is broken badly is broken everywhere.
@@ -78,6 +82,12 @@ func (p Position) String() string { return fmt.Sprintf("%d:%s", p.Offset, p.Epoc
 func Verify(events []Event, rules Rules) Report {
 	v := &verifier{rules: rules, books: make(map[string]*book), watchers: make(map[string]*watcher), sends: make(map[string]*Event)}
 	v.leaks(events)
+	v.broken = make(map[string]time.Duration)
+	for _, e := range events {
+		if at, again := v.broken[e.Channel]; e.Kind == Broken && (!again || e.T < at) {
+			v.broken[e.Channel] = e.T
+		}
+	}
 	for i := range events {
 		if events[i].Kind == Closed {
 			events = events[:i]
@@ -108,11 +118,12 @@ func Verify(events []Event, rules Rules) Report {
 type verifier struct {
 	rules    Rules
 	end      time.Duration
-	books    map[string]*book    // by channel
-	watchers map[string]*watcher // by who and channel
-	sends    map[string]*Event   // of channels without history, by payload
-	ill      map[string][]span   // when edges were impaired and clients did not read, by name
-	probe    string              // the channel whose presence was asked for
+	books    map[string]*book         // by channel
+	watchers map[string]*watcher      // by who and channel
+	sends    map[string]*Event        // of channels without history, by payload
+	broken   map[string]time.Duration // since when NATS has lost something, by namespace
+	ill      map[string][]span        // when edges were impaired and clients did not read, by name
+	probe    string                   // the channel whose presence was asked for
 	report   Report
 }
 
@@ -121,8 +132,16 @@ func (v *verifier) violated(bad Violation, format string, args ...any) {
 		return
 	}
 	bad.Text = fmt.Sprintf(format, args...)
+	ns, _, _ := strings.Cut(bad.Channel, ":")
+	if at, broken := v.broken[ns]; broken && bad.T >= at-brokenSlack {
+		v.report.Explained = append(v.report.Explained, bad)
+		return
+	}
 	v.report.Violations = append(v.report.Violations, bad)
 }
+
+// brokenSlack is how long before NATS notices it may have lost something.
+const brokenSlack = 5 * time.Second
 
 // size returns how many publications channel keeps.
 func (v *verifier) size(channel string) int {

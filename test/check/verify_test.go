@@ -165,6 +165,24 @@ func TestNoFalseAlarm(t *testing.T) {
 	}
 }
 
+// TestLossesOfNATSAreExplained: only those in the namespace, and only after it said so.
+func TestLossesOfNATSAreExplained(t *testing.T) {
+	lines := slices.DeleteFunc(slices.Clone(good), func(l string) bool { return l == "final ch=h:a n=3 life=L p=x-3" })
+	for name, tt := range map[string]struct {
+		broken    string
+		explained bool
+	}{
+		"before": {"broken ch=h t=1s", true}, "another namespace": {"broken ch=i t=1s", false}, "long after": {"broken ch=h t=99s", false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := Verify(record(t, append(slices.Clone(lines), "closed", tt.broken)...), testRules)
+			if (len(r.Explained) > 0) != tt.explained || (len(r.Violations) > 0) == tt.explained {
+				t.Errorf("violations %v, explained %v", r.Violations, r.Explained)
+			}
+		})
+	}
+}
+
 func TestRecordSurvivesWritingAndReading(t *testing.T) {
 	var file bytes.Buffer
 	h := NewHistory(&file)
