@@ -275,6 +275,37 @@ func TestRequestToken(t *testing.T) {
 	}
 }
 
+// Over a real connection, in each place that is not the connect command.
+func TestTokenOfTheRequest(t *testing.T) {
+	url := serve(t, newTestServer(t, newFakeRouter(), func(c *Config) {
+		c.AllowAnonymous, c.TokenCookie, c.TokenQuery = false, "hr", "t"
+	}))
+	good := mustMint(token.Connection{User: "42"})
+	own := strings.Replace(strings.TrimSuffix(url, "/connection/websocket"), "ws", "http", 1)
+	for name, tt := range map[string]struct {
+		query  string
+		header http.Header
+		want   string
+	}{
+		"header":             {"", http.Header{"Authorization": {"Bearer " + good}}, `"client":`},
+		"query":              {"?t=" + good, nil, `"client":`},
+		"cookie":             {"", http.Header{"Cookie": {"hr=" + good}, "Origin": {own}}, `"client":`},
+		"cookie, no origin":  {"", http.Header{"Cookie": {"hr=" + good}}, "3501"},
+		"a bad one":          {"?t=x", nil, "3500"},
+		"nothing":            {"", nil, "3501"},
+		"header, wrong kind": {"", http.Header{"Authorization": {"Basic " + good}}, "3501"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			ws := dialWS(t, url+tt.query, tt.header)
+			sendText(t, ws, connectFrame)
+			_, frame, err := ws.ReadMessage()
+			if got := fmt.Sprint(string(frame), err); !strings.Contains(got, tt.want) {
+				t.Errorf("got %s, want %s", got, tt.want)
+			}
+		})
+	}
+}
+
 // The connect command's own token goes before the request's, and after connect
 // nothing is left of it.
 func TestCarriedToken(t *testing.T) {
