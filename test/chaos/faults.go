@@ -177,12 +177,12 @@ func (r *run) fillDisk(s step) error {
 	if !r.c.disks {
 		return errors.New("not possible here: no right to mount a disk")
 	}
-	ballast := filepath.Join(r.c.storeDir(s.target), "ballast")
+	ballast := filepath.Join(r.c.storeDir(s.target), fmt.Sprintf("ballast-%d", r.broken.Load()))
 	f, err := os.Create(ballast)
 	if err != nil {
 		return err
 	}
-	r.filling[s.target].Store(true)
+	r.filling[s.target].Add(1)
 	block := make([]byte, 1<<20)
 	for deadline := time.Now().Add(s.duration); time.Now().Before(deadline); {
 		if _, err := f.Write(block); err != nil {
@@ -194,7 +194,7 @@ func (r *run) fillDisk(s step) error {
 	if err := os.Remove(ballast); err != nil {
 		return err
 	}
-	r.filling[s.target].Store(false)
+	r.filling[s.target].Add(-1)
 	return r.c.nats[s.target].restart(syscall.SIGTERM, 0, nil)
 }
 

@@ -35,7 +35,7 @@ type run struct {
 	acked   atomic.Int64
 	refused atomic.Int64
 	deaths  atomic.Int64
-	filling [size]atomic.Bool // disks that are full now
+	filling [size]atomic.Int64 // how many faults fill a disk now
 }
 
 func newRun(o options, seed uint64, edge string, only map[int]bool) *run {
@@ -106,7 +106,7 @@ func (r *run) recordFile() string { return filepath.Join(r.dir, "history.jsonl")
 
 // died notes a process that ended by itself.
 func (r *run) died(name string) {
-	if i := strings.TrimPrefix(name, "n"); i != name && r.filling[i[0]-'1'].Load() {
+	if i := strings.TrimPrefix(name, "n"); i != name && r.filling[i[0]-'1'].Load() > 0 {
 		return // a NATS server cannot start on a full disk
 	}
 	r.deaths.Add(1)
