@@ -37,7 +37,7 @@ func TestChaos(t *testing.T) {
 func TestASeedIsAPlan(t *testing.T) {
 	kinds := make(map[kind]bool)
 	for seed := range uint64(40) {
-		a, b := planFor(seed, 3*time.Minute), planFor(seed, 3*time.Minute)
+		a, b := planFor(seed, 3*time.Minute, weights), planFor(seed, 3*time.Minute, weights)
 		if a.String() != b.String() {
 			t.Fatalf("seed %d has two plans:\n%s\n%s", seed, a, b)
 		}

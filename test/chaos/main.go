@@ -73,7 +73,8 @@ func main() {
 }
 
 func chaos(ctx context.Context, o options) error {
-	if err := restrict(o.kinds); err != nil {
+	from, err := restricted(o.kinds)
+	if err != nil {
 		return err
 	}
 	switch {
@@ -81,7 +82,7 @@ func chaos(ctx context.Context, o options) error {
 		return judgeFile(o.verify, o.trace)
 	case o.plan:
 		for seed := o.seed; seed < o.seed+uint64(o.seeds); seed++ {
-			fmt.Printf("seed %d\n%s", seed, planFor(seed, o.duration))
+			fmt.Printf("seed %d\n%s", seed, planFor(seed, o.duration, from))
 		}
 		return nil
 	}
@@ -109,11 +110,11 @@ func chaos(ctx context.Context, o options) error {
 	if o.planted != "" {
 		return runPlanted(ctx, o, edge)
 	}
-	return runSeeds(ctx, o, edge, only)
+	return runSeeds(ctx, o, edge, only, from)
 }
 
 // runSeeds runs the seeds, some at a time, and reports them all.
-func runSeeds(ctx context.Context, o options, edge string, only map[int]bool) error {
+func runSeeds(ctx context.Context, o options, edge string, only map[int]bool, from []weight) error {
 	var wg sync.WaitGroup
 	slots := make(chan struct{}, max(o.parallel, 1))
 	var failed atomic.Int64
@@ -124,7 +125,7 @@ func runSeeds(ctx context.Context, o options, edge string, only map[int]bool) er
 		}
 		wg.Go(func() {
 			defer func() { <-slots }()
-			r := newRun(o, seed, edge, only)
+			r := newRun(o, seed, edge, only, from)
 			report, err := r.do(ctx)
 			if err != nil {
 				failed.Add(1)

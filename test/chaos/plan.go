@@ -85,26 +85,25 @@ var weights = []weight{
 	{calm, 5, 5 * time.Second, 15 * time.Second},
 }
 
-// restrict leaves the named kinds of fault only.
-func restrict(names string) error {
+// restricted returns the weights of the named kinds of fault only, of all for "".
+func restricted(names string) ([]weight, error) {
 	if names == "" {
-		return nil
+		return weights, nil
 	}
 	rest := weights[:0:0]
 	for name := range strings.SplitSeq(names, ",") {
 		i := slices.IndexFunc(weights, func(w weight) bool { return string(w.kind) == strings.TrimSpace(name) })
 		if i < 0 {
-			return fmt.Errorf("-kinds: there is no fault %q", name)
+			return nil, fmt.Errorf("-kinds: there is no fault %q", name)
 		}
 		rest = append(rest, weights[i])
 	}
-	weights = rest
-	return nil
+	return rest, nil
 }
 
-// planFor returns the faults of a seed. Steps overlap: the next one begins its
+// planFor returns the faults of a seed, of the kinds in weights. Steps overlap: the next one begins its
 // pause after the one before has begun, or has ended when it was calm.
-func planFor(seed uint64, duration time.Duration) plan {
+func planFor(seed uint64, duration time.Duration, weights []weight) plan {
 	rng := rand.New(rand.NewPCG(seed, 0x6865616472616365))
 	total := 0
 	for _, w := range weights {

@@ -36,6 +36,14 @@ var breaks = map[planted.Name][]string{
 	planted.LeakConnections:    {check.RuleLeak},
 }
 
+// needs names the faults that a bug shows under, where they are rare among all.
+var needs = map[planted.Name]string{
+	planted.TrustReplica:    "cut NATS from peers,kill edge,calm",
+	planted.RecoverAnyEpoch: "squeeze,kill edge,cut edge from NATS",
+	planted.RestartNumbers:  "clear,kill edge",
+	planted.AckBeforeStore:  "kill edge,kill NATS,cut edge from NATS",
+}
+
 // runPlanted runs edges that have a bug on purpose, one bug after the other, and
 // expects the checker to notice each.
 func runPlanted(ctx context.Context, o options, edge string) error {
@@ -85,7 +93,14 @@ func runPlanted(ctx context.Context, o options, edge string) error {
 func plant(ctx context.Context, o options, edge string, bug planted.Name) (bool, error) {
 	for try := range plantedTries {
 		seed := o.seed + uint64(try)
-		r := newRun(o, seed, edge, nil)
+		from := weights
+		if names := needs[bug]; names != "" {
+			var err error
+			if from, err = restricted(names); err != nil {
+				return false, err
+			}
+		}
+		r := newRun(o, seed, edge, nil, from)
 		r.name = fmt.Sprintf("%s-%d", bug, seed)
 		r.dir = filepath.Join(o.dir, r.name)
 		r.env = []string{planted.Variable + "=" + string(bug)}

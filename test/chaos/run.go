@@ -38,11 +38,11 @@ type run struct {
 	filling [size]atomic.Int64 // how many faults fill a disk now
 }
 
-func newRun(o options, seed uint64, edge string, only map[int]bool) *run {
+func newRun(o options, seed uint64, edge string, only map[int]bool, from []weight) *run {
 	name := fmt.Sprintf("seed-%d", seed)
 	return &run{
 		seed: seed, name: name, duration: o.duration, dir: filepath.Join(o.dir, name), edge: edge, only: only,
-		plan: planFor(seed, o.duration),
+		plan: planFor(seed, o.duration, from),
 	}
 }
 
