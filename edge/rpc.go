@@ -55,9 +55,7 @@ func newRPCMetrics(r prometheus.Registerer) *rpcMetrics {
 // rpc calls a back end for the client.
 func (s *session) rpc(cmd *protocol.Command) {
 	req := cmd.Rpc
-	s.mu.Lock()
-	info := s.info
-	s.mu.Unlock()
+	info, meta := s.caller()
 	if err := s.srv.node.AllowRPC(req.Method, router.Access{User: info.User, Insecure: s.srv.cfg.Insecure}); err != nil {
 		s.srv.metrics.rpc.calls[rpcDenied].Inc()
 		s.fail(cmd, err)
@@ -71,13 +69,23 @@ func (s *session) rpc(cmd *protocol.Command) {
 	s.srv.calls.Go(func() {
 		defer s.end()
 		defer s.srv.releaseRPC()
-		data, err := s.srv.callBackend(s.srv.ctx, router.RPCRequest{Method: req.Method, Data: req.Data, Info: &info}, s.kind == jsonWS)
+		data, err := s.srv.callBackend(s.srv.ctx, router.RPCRequest{Method: req.Method, Data: req.Data, Info: &info, TokenMeta: meta}, s.kind == jsonWS)
 		if err != nil {
 			s.fail(cmd, err)
 			return
 		}
 		s.reply(cmd, &protocol.Reply{Rpc: &protocol.RPCResult{Data: data}})
 	})
+}
+
+// caller is what back ends are told of the client.
+func (s *session) caller() (info router.ClientInfo, meta []byte) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.grant != nil {
+		meta = s.grant.meta
+	}
+	return s.info, meta
 }
 
 // tellMethod is the method that the messages of `send` go to; it is subject to the
@@ -87,16 +95,14 @@ const tellMethod = "_send"
 // tell passes a message of the client on. Without a rule that allows it the
 // connection ends, as the protocol has it: there is nobody to tell.
 func (s *session) tell(cmd *protocol.Command) bool {
-	s.mu.Lock()
-	info := s.info
-	s.mu.Unlock()
+	info, meta := s.caller()
 	err := s.srv.node.AllowRPC(tellMethod, router.Access{User: info.User, Insecure: s.srv.cfg.Insecure})
 	if err != nil {
 		s.close(disconnectNotAvailable)
 		return false
 	}
 	// At most once by contract: what cannot be sent is counted as an error.
-	if err := s.srv.node.Tell(router.RPCRequest{Method: tellMethod, Data: cmd.Send.Data, Info: &info}); err != nil {
+	if err := s.srv.node.Tell(router.RPCRequest{Method: tellMethod, Data: cmd.Send.Data, Info: &info, TokenMeta: meta}); err != nil {
 		s.srv.metrics.rpc.calls[rpcUnavailable].Inc()
 	}
 	return true

@@ -30,7 +30,9 @@ type RPCRequest struct {
 	Method string
 	Data   []byte
 	// Info says who calls; nil for the server API.
-	Info        *ClientInfo
+	Info *ClientInfo
+	// TokenMeta is the token's meta, JSON that back ends alone get to see; or nil.
+	TokenMeta   []byte
 	TraceParent string
 }
 
@@ -42,6 +44,8 @@ const (
 	InfoHeader   = "Headrace-Info"   // the token's info, JSON in ASCII
 	// InfoRawHeader is the token's info in base64 when it is not JSON.
 	InfoRawHeader = "Headrace-Info-B64"
+	// TokenMetaHeader is the token's meta, JSON in ASCII.
+	TokenMetaHeader = "Headrace-Token-Meta"
 )
 
 // Headers of a back end's answer that make it an error; those of the NATS service
@@ -145,12 +149,13 @@ func (n *Node) rpcMessage(req RPCRequest) (*nats.Msg, error) {
 		h[UserHeader] = []string{headerEscape(i.User)}
 		h[ClientHeader] = []string{i.Client}
 		if valid, other := splitJSON(i.ConnInfo); valid != nil {
-			var line bytes.Buffer
-			json.Compact(&line, valid) //nolint:errcheck // it is valid
-			h[InfoHeader] = []string{string(asciiJSON(line.Bytes()))}
+			h[InfoHeader] = []string{headerJSON(valid)}
 		} else if other != nil {
 			h[InfoRawHeader] = []string{base64.StdEncoding.EncodeToString(other)}
 		}
+	}
+	if json.Valid(req.TokenMeta) {
+		h[TokenMetaHeader] = []string{headerJSON(req.TokenMeta)}
 	}
 	if validTraceParent(req.TraceParent) {
 		h[traceParentHeader] = []string{req.TraceParent}
@@ -200,6 +205,13 @@ func headerEscape(s string) string {
 		}
 	}
 	return b.String()
+}
+
+// headerJSON is valid JSON as a header value: ASCII, on one line.
+func headerJSON(b []byte) string {
+	var line bytes.Buffer
+	json.Compact(&line, b) //nolint:errcheck // it is valid
+	return string(asciiJSON(line.Bytes()))
 }
 
 // headerText is text for people as a header value.

@@ -144,7 +144,7 @@ func TestR5HeadersCannotBeForged(t *testing.T) {
 	url := h.list()[0].url
 	forged := map[string]string{"Headrace-User": "root", "Nats-Service-Error": "x", "Headrace-Client": "y", "traceparent": "evil"}
 	s := dial(t, url, map[string]any{
-		"token":   mint(t, token.Connection{User: "Zoë\r\nHeadrace-User: root", Info: []byte(`{"name": "Zoë",` + "\n" + `"n":1}`)}),
+		"token":   mint(t, token.Connection{User: "Zoë\r\nHeadrace-User: root", Info: []byte(`{"name": "Zoë",` + "\n" + `"n":1}`), Meta: []byte(`{"plan":"ü"}`)}),
 		"headers": forged, "data": forged, "name": "x\r\nHeadrace-User: root",
 	})
 	for _, method := range []string{"open.headers", "open.headers\r\nHeadrace-User: root"} {
@@ -167,6 +167,8 @@ func TestR5HeadersCannotBeForged(t *testing.T) {
 		"Headrace-User":   {"Zo%C3%AB%0D%0AHeadrace-User: root"},
 		"Headrace-Client": {s.id},
 		"Headrace-Info":   {`{"name":"Zo\u00eb","n":1}`},
+
+		"Headrace-Token-Meta": {`{"plan":"\u00fc"}`},
 	}
 	if !maps.EqualFunc(reply.RPC.Data, want, slices.Equal) {
 		t.Errorf("headers %q, want %q", reply.RPC.Data, want)
