@@ -13,27 +13,13 @@ import (
 	"github.com/headrace/headrace/router"
 )
 
-// apiMethod answers one method of the HTTP API: body is the request.
-type apiMethod func(ctx context.Context, body []byte) (any, error)
-
 // apiHandler serves POST /api/<method>. Every method answers 200 with
 // {"result": …} or {"error": {code, message}}; what is wrong before a method is
 // reached (key, name, JSON) has an HTTP status of its own.
 func (s *Server) apiHandler() http.Handler {
-	methods := map[string]apiMethod{
-		"publish":        method(s.apiPublish),
-		"broadcast":      method(s.apiBroadcast),
-		"history":        method(s.apiHistory),
-		"history_remove": method(s.apiHistoryRemove),
-		"presence":       method(s.apiPresence),
-		"presence_stats": method(s.apiPresenceStats),
-		"channels":       method(s.apiChannels),
-		"info":           method(s.apiInfo),
-		"message":        method(s.apiMessage),
-	}
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		name := strings.TrimPrefix(r.URL.Path, "/api/")
-		call := methods[name]
+		call := s.methods[name]
 		switch {
 		case !s.apiKeyValid(r):
 			apiError(w, http.StatusUnauthorized, "API key is missing or wrong; send it as X-API-Key")
@@ -43,18 +29,25 @@ func (s *Server) apiHandler() http.Handler {
 			w.Header().Set("Allow", http.MethodPost)
 			apiError(w, http.StatusMethodNotAllowed, "use POST")
 		default:
-			s.serveAPI(w, r, call)
+			s.serveCall(w, r, name, call)
 		}
 	})
 }
 
-func (s *Server) serveAPI(w http.ResponseWriter, r *http.Request, call apiMethod) {
+func (s *Server) serveCall(w http.ResponseWriter, r *http.Request, name string, call apiMethod) {
+	select {
+	case s.apiSlots <- struct{}{}:
+		defer func() { <-s.apiSlots }()
+	default:
+		writeJSON(w, http.StatusServiceUnavailable, apiAnswer{Error: apiFailure(errAPIExhausted)})
+		return
+	}
 	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, s.cfg.MaxAPIBytes))
 	if err != nil {
 		apiError(w, http.StatusRequestEntityTooLarge, err.Error())
 		return
 	}
-	ctx, cancel := context.WithTimeout(r.Context(), callTimeout*2)
+	ctx, cancel := context.WithTimeout(withTraceParent(r.Context(), r.Header.Get("Traceparent")), callTimeout*2)
 	defer cancel()
 	result, err := call(ctx, body)
 	var malformed *malformedError
@@ -62,9 +55,7 @@ func (s *Server) serveAPI(w http.ResponseWriter, r *http.Request, call apiMethod
 	case errors.As(err, &malformed):
 		apiError(w, http.StatusBadRequest, malformed.Error())
 	case err != nil:
-		if router.CodeOf(err) == router.CodeInternal || router.CodeOf(err) == router.CodeUnavailable {
-			s.log.Warn("api call failed", "path", r.URL.Path, "err", err)
-		}
+		s.logFailure(name, err)
 		writeJSON(w, http.StatusOK, apiAnswer{Error: apiFailure(err)})
 	default:
 		writeJSON(w, http.StatusOK, apiAnswer{Result: result})
@@ -82,6 +73,10 @@ type apiErrorBody struct {
 }
 
 func apiFailure(err error) *apiErrorBody {
+	var malformed *malformedError
+	if errors.As(err, &malformed) {
+		err = router.Errorf(router.CodeInvalid, "%s", malformed.Error())
+	}
 	p := toProtoError(err)
 	return &apiErrorBody{Code: p.code, Message: p.message}
 }

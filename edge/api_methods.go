@@ -3,6 +3,7 @@ package edge
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 
 	"github.com/headrace/headrace/router"
 )
@@ -40,6 +41,9 @@ func (s *Server) apiPublish(ctx context.Context, req *apiPublishRequest) (apiPos
 	if err != nil {
 		return apiPosition{}, err
 	}
+	if err := checkIdempotencyKey(req.IdempotencyKey); err != nil {
+		return apiPosition{}, err
+	}
 	return s.publishAndWait(ctx, router.PublishRequest{Channel: req.Channel, Data: data, Tags: req.Tags, IdempotencyKey: req.IdempotencyKey})
 }
 
@@ -49,13 +53,32 @@ func (s *Server) publishAndWait(ctx context.Context, req router.PublishRequest) 
 		err error
 	}
 	done := make(chan answer, 1)
-	s.node.Publish(req, func(pos router.Position, err error) { done <- answer{pos, err} })
+	s.publishOnce(ctx, req, func(pos router.Position, err error) { done <- answer{pos, err} })
 	select {
 	case a := <-done:
 		return apiPosition{Offset: a.pos.Offset, Epoch: a.pos.Epoch}, a.err
 	case <-ctx.Done():
 		return apiPosition{}, router.Unavailable("publishing", ctx.Err())
 	}
+}
+
+// publishOnce is Router.Publish that sees to the idempotency key: channels with
+// history have it in the log, for the others this node remembers what it did. done
+// must not block.
+func (s *Server) publishOnce(ctx context.Context, req router.PublishRequest, done func(router.Position, error)) {
+	ns, err := s.node.Namespace(req.Channel)
+	if err != nil || req.IdempotencyKey == "" || ns.HistorySize > 0 {
+		s.node.Publish(req, done)
+		return
+	}
+	key := fmt.Sprintf("publish %d:%s %s", len(req.Channel), req.Channel, req.IdempotencyKey)
+	_, err = s.once.do(ctx, key, func() (any, error) {
+		var err error
+		// Without history done is called before Publish returns.
+		s.node.Publish(req, func(_ router.Position, e error) { err = e })
+		return nil, err
+	})
+	done(router.Position{}, err)
 }
 
 type apiBroadcastRequest struct {
@@ -85,9 +108,12 @@ func (s *Server) apiBroadcast(ctx context.Context, req *apiBroadcastRequest) (ap
 		pos router.Position
 		err error
 	}
+	if err := checkIdempotencyKey(req.IdempotencyKey); err != nil {
+		return apiBroadcastResult{}, err
+	}
 	answers := make(chan answer, len(req.Channels))
 	for i, channel := range req.Channels {
-		s.node.Publish(router.PublishRequest{Channel: channel, Data: data, Tags: req.Tags, IdempotencyKey: req.IdempotencyKey},
+		s.publishOnce(ctx, router.PublishRequest{Channel: channel, Data: data, Tags: req.Tags, IdempotencyKey: req.IdempotencyKey},
 			func(pos router.Position, err error) { answers <- answer{i, pos, err} })
 	}
 	res := apiBroadcastResult{Responses: make([]apiAnswer, len(req.Channels))}

@@ -199,8 +199,11 @@ func (k kind) wireInfo(i *router.ClientInfo) *protocol.ClientInfo {
 // bytes (b64info), and for a JSON client they become a base64 string. Left as they
 // are, they would cost it the whole publication.
 func (k kind) wireBytes(b []byte) []byte {
-	if k != jsonWS || len(b) == 0 || validJSON(b) {
+	if k != jsonWS {
 		return b
+	}
+	if line, err := jsonLine(b); err == nil {
+		return line // a newline would end the reply
 	}
 	b, _ = json.Marshal(b) // a byte slice always encodes
 	return b

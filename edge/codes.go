@@ -26,18 +26,24 @@ var (
 	disconnectNotText      = disconnect{1007, "not valid UTF-8"}
 	disconnectClosed       = disconnect{3000, "connection closed"} // by the peer; never sent
 	disconnectShutdown     = disconnect{3001, "shutdown"}
-	disconnectServerError  = disconnect{3004, "internal server error"}
 	disconnectExpired      = disconnect{3005, "connection expired"}
 	disconnectSubExpired   = disconnect{3006, "subscription expired"}
 	disconnectSlow         = disconnect{3008, "slow"}
 	disconnectWriteError   = disconnect{3009, "write error"}
+	disconnectInsufficient = disconnect{3010, "insufficient state"}
 	disconnectReconnect    = disconnect{3011, "force reconnect"}
 	disconnectNoPong       = disconnect{3012, "no pong"}
+	disconnectInvalidated  = disconnect{3014, "state invalidated"}
 	disconnectInvalidToken = disconnect{3500, "invalid token"}
 	disconnectBadRequest   = disconnect{3501, "bad request"}
 	disconnectStale        = disconnect{3502, "stale"}
+	disconnectForced       = disconnect{3503, "force disconnect"}
+	disconnectChannelLimit = disconnect{3505, "channel limit"}
 	disconnectNotAvailable = disconnect{3508, "not available"}
 )
+
+// unsubscribedByServer is what the API's unsubscribe tells by default.
+const unsubscribedByServer = router.UnsubscribeReason(2000)
 
 // unsubscribeExpired is the router-independent reason to end a subscription.
 const unsubscribeExpired = router.UnsubscribeReason(2501)
@@ -77,7 +83,9 @@ var codeTable = map[router.Code]protoError{
 	router.CodeNotAvailable:   {108, "not available", false},
 	router.CodeConflict:       {105, "already subscribed", false},
 	router.CodeLimit:          {106, "limit exceeded", false},
+	router.CodeTooMany:        {111, "too many requests", true},
 	router.CodeUnrecoverable:  {112, "unrecoverable position", false},
+	router.CodeNoMethod:       {104, "method not found", false},
 	router.CodeNotOnline:      {108, "not online", false},
 	router.CodeUnavailable:    {100, "temporarily unavailable", true},
 	router.CodeInternal:       errorInternal,
@@ -86,6 +94,10 @@ var codeTable = map[router.Code]protoError{
 // toProtoError returns what a peer is told about err: the code's number, and the
 // detailed message where the error was written for clients.
 func toProtoError(err error) protoError {
+	var answered *router.BackendError
+	if errors.As(err, &answered) {
+		return protoError{code: answered.Code, message: answered.Message}
+	}
 	p := codeTable[router.CodeOf(err)]
 	if p.code == 0 {
 		p = errorInternal
@@ -109,11 +121,11 @@ func httpStatus(c router.Code) int {
 		return http.StatusBadRequest
 	case router.CodeDenied:
 		return http.StatusForbidden
-	case router.CodeNotAvailable, router.CodeNotOnline, router.CodeUnrecoverable:
+	case router.CodeNotAvailable, router.CodeNoMethod, router.CodeNotOnline, router.CodeUnrecoverable:
 		return http.StatusNotFound
 	case router.CodeConflict:
 		return http.StatusConflict
-	case router.CodeLimit:
+	case router.CodeLimit, router.CodeTooMany:
 		return http.StatusTooManyRequests
 	case router.CodeUnavailable:
 		return http.StatusServiceUnavailable

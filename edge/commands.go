@@ -35,11 +35,11 @@ func (s *session) command(cmd *protocol.Command) bool {
 		return s.withKey(cmd, s.srv.verifier, s.connectToken(cmd), func() bool { return s.connect(cmd) })
 	case "subscribe":
 		return s.withKey(cmd, s.srv.subVerifier, cmd.Subscribe.Token, func() bool {
-			s.inOrder(cmd.Subscribe.Channel, func() { s.subscribe(cmd) })
+			s.exclusive(cmd.Subscribe.Channel, func(c *channelState) { s.subscribe(cmd, c) }, nil)
 			return s.open()
 		})
 	case "unsubscribe":
-		s.inOrder(cmd.Unsubscribe.Channel, func() { s.unsubscribe(cmd) })
+		s.exclusive(cmd.Unsubscribe.Channel, func(c *channelState) { s.unsubscribe(cmd, c) }, nil)
 	case "publish":
 		s.inOrder(cmd.Publish.Channel, func() { s.publish(cmd) })
 	case "history":
@@ -56,10 +56,9 @@ func (s *session) command(cmd *protocol.Command) bool {
 			return s.open()
 		})
 	case "rpc":
-		s.fail(cmd, router.Errorf(router.CodeNotAvailable, "no rpc is configured"))
+		s.rpc(cmd)
 	case "send":
-		s.close(disconnectNotAvailable)
-		return false
+		return s.tell(cmd)
 	default:
 		s.close(disconnectBadRequest)
 		return false

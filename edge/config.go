@@ -83,6 +83,21 @@ type Config struct {
 	// MaxAPIBytes bounds one HTTP API request.
 	MaxAPIBytes int64
 
+	// APIMaxInflight bounds the API calls under way, of HTTP and of NATS each;
+	// above it they are answered with error 111.
+	APIMaxInflight int
+	// APIOnNATS answers the API on <prefix>.api.<method> too.
+	APIOnNATS bool
+
+	// RPCTimeout bounds the wait for a back end.
+	RPCTimeout time.Duration
+	// RPCMaxInflight bounds the calls of back ends under way on this edge; above it
+	// clients get error 111.
+	RPCMaxInflight int
+	// PersonalNamespace, when set, subscribes every client with a user id to the
+	// channel #<user> of that namespace.
+	PersonalNamespace string
+
 	// AllowedOrigins lists values of the Origin header that may connect, "*"
 	// for all. Empty allows the own host only. Requests without Origin (not a
 	// browser) are always allowed.
@@ -112,6 +127,10 @@ func DefaultConfig() Config {
 		MaxInflight:      64,
 		MaxHistoryLimit:  1000,
 		MaxAPIBytes:      4 << 20,
+		APIMaxInflight:   512,
+		APIOnNATS:        true,
+		RPCTimeout:       5 * time.Second,
+		RPCMaxInflight:   1024,
 	}
 }
 
@@ -138,5 +157,8 @@ func (c *Config) Validate() error {
 	check(c.MaxInflight > 0, "max_inflight %d must be positive", c.MaxInflight)
 	check(c.MaxHistoryLimit > 0, "max_history_limit %d must be positive", c.MaxHistoryLimit)
 	check(c.MaxAPIBytes > 0, "max_api_bytes %d must be positive", c.MaxAPIBytes)
+	check(c.APIMaxInflight > 0, "api_max_inflight %d must be positive", c.APIMaxInflight)
+	check(c.RPCTimeout > 0 && c.RPCTimeout < callTimeout, "rpc_timeout %v must be positive and below %v", c.RPCTimeout, callTimeout)
+	check(c.RPCMaxInflight > 0, "rpc_max_inflight %d must be positive", c.RPCMaxInflight)
 	return errors.Join(errs...)
 }

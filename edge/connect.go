@@ -5,6 +5,7 @@ import (
 
 	"github.com/centrifugal/protocol"
 
+	"github.com/headrace/headrace/edge/token"
 	"github.com/headrace/headrace/router"
 )
 
@@ -15,20 +16,37 @@ func (s *session) connect(cmd *protocol.Command) bool {
 		return s.refuse(cmd, err)
 	}
 	s.srv.metrics.connects.WithLabelValues("ok").Inc()
+	if channels := s.serverChannels(&t); len(channels) > 0 {
+		return s.start(cmd, t, channels)
+	}
+	return s.connectReply(cmd, &t, nil, nil)
+}
+
+// connectReply makes the session a connected one and tells so. What came for it
+// meanwhile, what held has too, follows the reply. It returns false when the
+// session was closed meanwhile.
+func (s *session) connectReply(cmd *protocol.Command, t *token.Connection, subs map[string]*protocol.SubscribeResult, held *holdback) bool {
 	cfg := s.srv.cfg
 	now := time.Now()
 	s.mu.Lock()
-	s.connected = true
+	s.connected, s.connecting = true, false
 	s.info = router.ClientInfo{Client: s.id, User: t.User, ConnInfo: t.Info}
 	s.expireAt = t.ExpireAt
-	s.grant = newGrant(&t)
+	s.grant = newGrant(t)
 	s.pingAt = now.Add(cfg.PingInterval)
 	s.mu.Unlock()
+	if !s.srv.sessions.identified(s) {
+		return false
+	}
 	expires, ttl := lifetime(t.ExpireAt)
 	s.reply(cmd, &protocol.Reply{Connect: &protocol.ConnectResult{
-		Client: s.id, Version: cfg.Version, Expires: expires, Ttl: ttl,
+		Client: s.id, Version: cfg.Version, Expires: expires, Ttl: ttl, Subs: subs,
 		Ping: uint32(cfg.PingInterval / time.Second), Pong: true, Time: now.UnixMilli(),
 	}})
-	// After the reply: from here on messages are pushed to it.
-	return s.srv.sessions.identified(s) // false: closed meanwhile
+	whole := held.release(s)
+	s.srv.sessions.replied(s)
+	if !whole {
+		s.close(disconnectSlow)
+	}
+	return whole
 }

@@ -19,9 +19,12 @@ type fakeRouter struct {
 	result router.SubscribeResult // of every subscribe
 	fail   error                  // of every subscribe and publish
 	gate   chan struct{}          // when set, subscribes are answered after it closes
+	gated  string                 // when set, gate is for this channel only
 	offset uint64
 	ns     router.Namespace
 	ready  error
+	api    router.API
+	rpc    func(router.RPCRequest) ([]byte, error) // nil: no rpc is configured
 }
 
 func newFakeRouter() *fakeRouter {
@@ -64,6 +67,9 @@ func (f *fakeRouter) Subscribe(s *router.Subscription, req router.SubscribeReque
 	f.mu.Lock()
 	f.note("subscribe " + s.Channel)
 	gate, res, err := f.gate, f.result, f.fail
+	if f.gated != "" && f.gated != s.Channel {
+		gate = nil
+	}
 	if req.Recover {
 		res.WasRecovering = true
 	}
@@ -127,11 +133,12 @@ func (f *fakeRouter) deliver(channel string, pubs ...*router.Publication) {
 
 func (f *fakeRouter) drop(channel string, reason router.UnsubscribeReason) {
 	f.mu.Lock()
-	defer f.mu.Unlock()
-	for s := range f.subs[channel] {
+	subs := f.subs[channel]
+	delete(f.subs, channel)
+	f.mu.Unlock()
+	for s := range subs {
 		s.Subscriber.Dropped(s, reason)
 	}
-	delete(f.subs, channel)
 }
 
 func (f *fakeRouter) History(_ context.Context, _ string, req router.HistoryRequest) (router.HistoryResult, error) {
@@ -165,3 +172,31 @@ func (f *fakeRouter) Info(context.Context) ([]router.NodeInfo, error) {
 func (f *fakeRouter) Send(context.Context, router.Target, []byte) (int, error) {
 	return 0, router.Errorf(router.CodeNotOnline, "target is not online")
 }
+
+func (f *fakeRouter) Control(context.Context, router.Control) (router.Controlled, error) {
+	return router.Controlled{Sessions: 1}, nil
+}
+
+func (f *fakeRouter) AllowRPC(method string, who router.Access) error {
+	switch {
+	case f.rpc == nil:
+		return router.Errorf(router.CodeNotAvailable, "no rpc is configured")
+	case method == "secret":
+		return router.Errorf(router.CodeDenied, "permission denied")
+	}
+	return nil
+}
+
+func (f *fakeRouter) RPC(_ context.Context, req router.RPCRequest) ([]byte, error) {
+	if f.rpc == nil {
+		return nil, router.Errorf(router.CodeNoMethod, "method not found")
+	}
+	return f.rpc(req)
+}
+
+func (f *fakeRouter) Tell(req router.RPCRequest) error {
+	_, err := f.RPC(context.Background(), req)
+	return err
+}
+
+func (f *fakeRouter) ServeAPI(a router.API) { f.api = a }

@@ -1,9 +1,12 @@
 package edge
 
 import (
+	"encoding/json"
 	"testing"
 
 	"github.com/centrifugal/protocol"
+
+	"github.com/headrace/headrace/router"
 )
 
 // FuzzJSONFrames feeds frames to a connected session: whatever comes, it answers
@@ -53,4 +56,28 @@ func fuzzFrame(t *testing.T, k kind, frame []byte) {
 	if s.sessions.Count() != 0 {
 		t.Fatal("the session is still there")
 	}
+}
+
+// FuzzAPI calls every method of the server API with any body: it answers JSON of
+// the one shape, and never panics.
+func FuzzAPI(f *testing.F) {
+	for _, s := range []string{
+		`{"channel":"a","data":1,"idempotency_key":"k"}`, `{"channels":["a"],"b64data":"AQ=="}`, `{"user":"u","channel":"a","recover_since":{"offset":1}}`,
+		`{"user":"u","disconnect":{"code":4000}}`, `{"commands":[{"publish":{"channel":"a"}},{"x":1},{}],"parallel":true}`, `{"method":"m"}`, `[]`, ``, `null`, "{\"data\":\n1}",
+	} {
+		f.Add([]byte(s))
+	}
+	f.Fuzz(func(t *testing.T, body []byte) {
+		s := newTestServer(t, newFakeRouter(), nil)
+		for name := range s.methods {
+			a := s.callNATS(t.Context(), name, router.APICall{Body: body})
+			var answer struct {
+				Result json.RawMessage `json:"result"`
+				Error  *apiErrorBody   `json:"error"`
+			}
+			if err := json.Unmarshal(a.Body, &answer); err != nil || (answer.Result == nil) == (answer.Error == nil) || (a.Code == 0) != (answer.Error == nil) {
+				t.Errorf("%s %q: answered %d %q (%v)", name, body, a.Code, a.Body, err)
+			}
+		}
+	})
 }

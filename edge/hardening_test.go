@@ -63,7 +63,8 @@ func TestCommandDoesNotOvertakeThoseThatWaited(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		srv := newTestServer(t, newFakeRouter(), nil)
 		sess, _ := newTestSession(srv, jsonWS)
-		state := sess.hold("a")
+		var state *channelState
+		sess.exclusive("a", func(c *channelState) { state = c }, nil)
 		var order []string
 		first := make(chan struct{})
 		sess.inOrder("a", func() { <-first; order = append(order, "first") })

@@ -1,9 +1,12 @@
 package edge
 
 import (
+	"strconv"
 	"sync/atomic"
 
 	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/headrace/headrace/router"
 )
 
 // The label sets are closed: every value exists from the first scrape, so that
@@ -11,9 +14,11 @@ import (
 var (
 	methodNames = []string{"connect", "subscribe", "unsubscribe", "publish", "history", "presence",
 		"presence_stats", "rpc", "send", "refresh", "sub_refresh", "ping", "pong", "unknown"}
-	dropReasons  = []string{dropSlow, dropClosing, dropEncoding}
-	codeClasses  = []string{"peer", "transient", "terminal", "protocol", "shutdown"}
-	encodings    = []string{"json", "protobuf"}
+	dropReasons = []string{dropSlow, dropClosing, dropEncoding}
+	codeClasses = []string{"peer", "transient", "terminal", "protocol", "shutdown"}
+	encodings   = []string{"json", "protobuf"}
+	// errorLabels are the protocol's error codes.
+	errorLabels  = []string{"100", "101", "102", "103", "104", "105", "106", "107", "108", "109", "110", "111", "112", "113"}
 	connectFails = []string{"ok", "invalid_token", "expired", "refused", "unavailable"}
 )
 
@@ -35,6 +40,7 @@ type metrics struct {
 	keyFetches  *prometheus.CounterVec
 	slow        prometheus.Counter
 	publish     prometheus.Histogram
+	rpc         *rpcMetrics
 	byMethod    map[string]prometheus.Counter
 	byDrop      map[string]prometheus.Counter
 
@@ -53,8 +59,8 @@ func newMetrics(r prometheus.Registerer, connections func() float64) *metrics {
 		connects:    vec("headrace_edge_connects_total", "Connect commands by result.", "result", connectFails...),
 		disconnects: vec("headrace_edge_disconnects_total", "Connections ended, by class of the close code.", "class", codeClasses...),
 		commands:    vec("headrace_edge_commands_total", "Client commands by method.", "method", methodNames...),
-		errors: vec("headrace_edge_errors_total", "Error replies to clients by protocol code.", "code",
-			"100", "101", "102", "103", "104", "105", "106", "107", "108", "109", "110", "111", "112", "113"),
+		errors: vec("headrace_edge_errors_total", "Error replies to clients by protocol code; backend are the codes that back ends answered.", "code",
+			append(errorLabels, backendLabel)...),
 		dropped:    vec("headrace_edge_dropped_frames_total", "Frames not sent to a client by reason.", "reason", dropReasons...),
 		keyFetches: vec("headrace_edge_token_key_fetches_total", "Fetches of token keys from a JWKS endpoint by result.", "result", "ok", "failed"),
 		slow: prometheus.NewCounter(prometheus.CounterOpts{
@@ -72,6 +78,7 @@ func newMetrics(r prometheus.Registerer, connections func() float64) *metrics {
 	for _, x := range dropReasons {
 		m.byDrop[x] = m.dropped.WithLabelValues(x)
 	}
+	m.rpc = newRPCMetrics(r)
 	if r == nil {
 		return m
 	}
@@ -86,6 +93,16 @@ func newMetrics(r prometheus.Registerer, connections func() float64) *metrics {
 		prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "headrace_edge_connections",
 			Help: "Open client connections, connected or not yet."}, connections))
 	return m
+}
+
+// backendLabel stands for all codes that back ends answer.
+const backendLabel = "backend"
+
+func errorLabel(code uint32) string {
+	if code >= router.MinBackendCode {
+		return backendLabel
+	}
+	return strconv.Itoa(int(code))
 }
 
 func (m *metrics) drop(reason string, frames int) { m.byDrop[reason].Add(float64(frames)) }
@@ -106,6 +123,8 @@ func (m *metrics) disconnected(d disconnect) {
 		class = "peer"
 	case d == disconnectShutdown:
 		class = "shutdown"
+	case d.code >= 4000 && d.code < 4500: // of the application, see the API's disconnect
+		class = "transient"
 	case d.code >= 3500:
 		class = "terminal"
 	case d.code >= 3000:

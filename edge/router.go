@@ -21,6 +21,11 @@ type Router interface {
 	Channels(ctx context.Context, pattern string) (map[string]int, error)
 	Info(ctx context.Context) ([]router.NodeInfo, error)
 	Send(ctx context.Context, t router.Target, data []byte) (int, error)
+	Control(ctx context.Context, c router.Control) (router.Controlled, error)
+	AllowRPC(method string, who router.Access) error
+	RPC(ctx context.Context, req router.RPCRequest) ([]byte, error)
+	Tell(req router.RPCRequest) error
+	ServeAPI(a router.API)
 }
 
 var _ Router = (*router.Node)(nil)

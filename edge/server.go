@@ -38,6 +38,11 @@ type Server struct {
 	ctx         context.Context // ends with the server's work, see Shutdown
 	cancel      context.CancelFunc
 
+	methods  map[string]apiMethod
+	once     *onceCache
+	rpcSlots chan struct{} // calls of back ends under way
+	apiSlots chan struct{} // HTTP API calls under way
+
 	draining atomic.Bool
 	unready  atomic.Bool    // the router could not work for cfg.UnreadyAfter
 	calls    sync.WaitGroup // commands that wait for the cluster
@@ -54,6 +59,8 @@ func New(cfg Config, node Router, sessions *Sessions) (*Server, error) {
 	}
 	s := &Server{cfg: &cfg, node: node, sessions: sessions, log: cfg.Log}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
+	s.rpcSlots = make(chan struct{}, cfg.RPCMaxInflight)
+	s.apiSlots = make(chan struct{}, cfg.APIMaxInflight)
 	s.metrics = newMetrics(cfg.Registry, func() float64 { return float64(sessions.Count()) })
 	if err := s.openVerifiers(); err != nil {
 		return nil, err
@@ -67,6 +74,7 @@ func New(cfg Config, node Router, sessions *Sessions) (*Server, error) {
 		Subprotocols:    []string{protobufSubprotocol, "centrifuge-json"},
 		CheckOrigin:     s.originAllowed,
 	}
+	s.serveAPI()
 	for k := range numKinds {
 		s.encode[k] = func(b *router.Batch) []byte {
 			frame := k.batchFrame(b, func() { s.metrics.drop(dropEncoding, 1) })

@@ -27,16 +27,18 @@ type session struct {
 	mu        sync.Mutex // guards the fields below
 	room      sync.Cond  // signalled when inflight falls
 	connected bool
-	closed    bool
-	fetching  bool              // a command waits for the key of a token; see withKey
-	info      router.ClientInfo // set by connect
-	channels  []*channelState   // few: searched one by one
-	inflight  int               // commands that wait for the cluster
-	expireAt  int64             // Unix seconds of the token's end; 0 never
-	since     time.Time         // when it began
-	pingAt    time.Time         // when the next ping is due
-	pongBy    time.Time         // when the answer to the last ping is due; zero when it came
-	grant     *grant            // nil for most
+	// connecting: the connect command waits for server-side subscriptions.
+	connecting bool
+	closed     bool
+	fetching   bool              // a command waits for the key of a token; see withKey
+	info       router.ClientInfo // set by connect
+	channels   []*channelState   // few: searched one by one
+	inflight   int               // commands that wait for the cluster
+	expireAt   int64             // Unix seconds of the token's end; 0 never
+	since      time.Time         // when it began
+	pingAt     time.Time         // when the next ping is due
+	pongBy     time.Time         // when the answer to the last ping is due; zero when it came
+	grant      *grant            // nil for most
 }
 
 // channelState is what a session knows of one channel: its subscription, and the
@@ -46,10 +48,12 @@ type channelState struct {
 	name     string
 	sub      *router.Subscription // nil unless subscribed
 	expireAt int64                // Unix seconds; 0 never
-	busy     bool                 // a subscribe or unsubscribe is in flight
-	running  bool                 // release is running what waited
-	allow    router.Ops           // granted by the subscription token
-	waiting  []func()             // each counts as in flight, so MaxInflight bounds them
+	// serverSide: the server subscribed, not the client; see serverSub.
+	serverSide bool
+	busy       bool                // a subscribe or unsubscribe is in flight
+	running    bool                // release is running what waited
+	allow      router.Ops          // granted by the subscription token
+	waiting    []func(closed bool) // each counts as in flight, so MaxInflight bounds them
 }
 
 func newSession(srv *Server, k kind, t transport, now time.Time) *session {
@@ -81,12 +85,12 @@ func (s *session) onFrame(data []byte) bool {
 	return alive
 }
 
-// admit waits until there is room for one more command in flight, and no command
-// waits for a key.
+// admit waits until there is room for one more command in flight, and until a
+// connect command before it is answered and a key before it is fetched.
 func (s *session) admit() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for (s.inflight >= s.srv.cfg.MaxInflight || s.fetching) && !s.closed {
+	for (s.inflight >= s.srv.cfg.MaxInflight || s.connecting || s.fetching) && !s.closed {
 		s.room.Wait()
 	}
 	return !s.closed
@@ -151,7 +155,7 @@ func (s *session) fail(cmd *protocol.Command, err error) {
 }
 
 func (s *session) failWith(cmd *protocol.Command, p protoError) {
-	s.srv.metrics.errors.WithLabelValues(fmt.Sprint(p.code)).Inc()
+	s.srv.metrics.errors.WithLabelValues(errorLabel(p.code)).Inc()
 	s.reply(cmd, &protocol.Reply{Error: p.wire()})
 }
 
@@ -214,7 +218,11 @@ func (s *session) inOrder(channel string, f func()) {
 	// While release runs what waited, a later command must not overtake it.
 	if c := s.find(channel); c != nil && (c.busy || c.running) {
 		s.inflight++
-		c.waiting = append(c.waiting, f)
+		c.waiting = append(c.waiting, func(closed bool) {
+			if !closed {
+				f()
+			}
+		})
 		s.mu.Unlock()
 		return
 	}
@@ -222,17 +230,36 @@ func (s *session) inOrder(channel string, f func()) {
 	f()
 }
 
-// hold marks channel as busy and returns its state; release must follow.
-func (s *session) hold(channel string) *channelState {
+// exclusive runs f when no subscribe or unsubscribe to channel is in flight, with
+// the channel marked as busy; f must see to it that release follows. When the
+// session ends while f waits, dropped is called instead, unless it is nil.
+func (s *session) exclusive(channel string, f func(*channelState), dropped func()) {
 	s.mu.Lock()
-	defer s.mu.Unlock()
 	c := s.find(channel)
 	if c == nil {
 		c = &channelState{name: channel}
 		s.channels = append(s.channels, c)
 	}
+	if c.busy || c.running {
+		s.inflight++
+		c.waiting = append(c.waiting, func(closed bool) {
+			if closed {
+				if dropped != nil {
+					dropped()
+				}
+				return
+			}
+			s.mu.Lock()
+			c.busy = true // release waits for it, being the one who runs this
+			s.mu.Unlock()
+			f(c)
+		})
+		s.mu.Unlock()
+		return
+	}
 	c.busy = true
-	return c
+	s.mu.Unlock()
+	f(c)
 }
 
 // release ends the hold on c and runs what waited for it, up to the next command
@@ -248,11 +275,10 @@ func (s *session) release(c *channelState) {
 	for len(c.waiting) > 0 && !c.busy {
 		f := c.waiting[0]
 		c.waiting = c.waiting[1:]
-		if !s.closed {
-			s.mu.Unlock()
-			f()
-			s.mu.Lock()
-		}
+		closed := s.closed
+		s.mu.Unlock()
+		f(closed)
+		s.mu.Lock()
 		s.inflight--
 		s.room.Signal()
 	}
@@ -300,7 +326,7 @@ func (s *session) tick(now time.Time) {
 	ping := false
 	var expired []*channelState
 	switch unix := now.Add(-cfg.ExpireGrace).Unix(); {
-	case s.closed, s.fetching:
+	case s.closed, s.connecting, s.fetching:
 	case !s.connected:
 		if now.Sub(s.since) >= cfg.ConnectTimeout {
 			why = &disconnectStale
@@ -339,8 +365,14 @@ func (s *session) expire(c *channelState) {
 	sub := c.sub
 	c.sub = nil
 	s.forget(c)
+	serverSide := c.serverSide
 	s.mu.Unlock()
 	if sub == nil {
+		return
+	}
+	if serverSide {
+		s.srv.node.Unsubscribe(sub, nil)
+		s.close(disconnectSubExpired)
 		return
 	}
 	// The push follows the last delivery.

@@ -1,6 +1,7 @@
 package edge
 
 import (
+	"maps"
 	"slices"
 	"sync"
 
@@ -17,11 +18,14 @@ type Sessions struct {
 	byID   map[string]*session
 	byUser map[string][]*session
 	full   bool // no session is added any more
+	// joining has the sessions whose connect reply is not out yet, with what was
+	// pushed to them and waits for it.
+	joining map[*session][]func()
 }
 
 // NewSessions returns an empty set.
 func NewSessions() *Sessions {
-	return &Sessions{byID: make(map[string]*session), byUser: make(map[string][]*session)}
+	return &Sessions{byID: make(map[string]*session), byUser: make(map[string][]*session), joining: make(map[*session][]func())}
 }
 
 var _ router.Sessions = (*Sessions)(nil)
@@ -48,8 +52,9 @@ func (ss *Sessions) refuse() []*session {
 	return slices.Clone(ss.all)
 }
 
-// identified makes s reachable by client and user. It returns false when s has
-// been removed.
+// identified makes s reachable by client and user, so that whoever saw the connect
+// reply can count on it; what is sent to s waits for replied. It returns false when
+// s has been removed.
 func (ss *Sessions) identified(s *session) bool {
 	ss.mu.Lock()
 	defer ss.mu.Unlock()
@@ -57,15 +62,61 @@ func (ss *Sessions) identified(s *session) bool {
 		return false
 	}
 	ss.byID[s.id] = s
+	ss.joining[s] = nil
 	if u := s.info.User; u != "" {
 		ss.byUser[u] = append(ss.byUser[u], s)
 	}
 	return true
 }
 
+// replied tells that the connect reply of s is out.
+func (ss *Sessions) replied(s *session) {
+	for {
+		ss.mu.Lock()
+		waiting := ss.joining[s]
+		if len(waiting) == 0 {
+			delete(ss.joining, s)
+			ss.mu.Unlock()
+			return
+		}
+		ss.joining[s] = nil
+		ss.mu.Unlock()
+		for _, f := range waiting {
+			f()
+		}
+	}
+}
+
+// do runs f for each session that selected returns, with mu held: at once, or when
+// the session's connect reply is out. f is called once and must not block.
+func (ss *Sessions) do(selected func() []*session, f func(*session)) (count int) {
+	ss.mu.Lock()
+	to := selected()
+	now := make([]*session, 0, len(to))
+	for _, s := range to {
+		if waiting, ok := ss.joining[s]; ok {
+			ss.joining[s] = append(waiting, func() { f(s) })
+		} else {
+			now = append(now, s)
+		}
+	}
+	ss.mu.Unlock()
+	for _, s := range now {
+		f(s)
+	}
+	return len(to)
+}
+
 func (ss *Sessions) remove(s *session) {
 	ss.mu.Lock()
-	defer ss.mu.Unlock()
+	waiting := ss.joining[s] // whoever asked waits for an answer, if only that s is gone
+	delete(ss.joining, s)
+	defer func() {
+		ss.mu.Unlock()
+		for _, f := range waiting {
+			f()
+		}
+	}()
 	if s.index < 0 {
 		return
 	}
@@ -107,23 +158,17 @@ func (ss *Sessions) Count() int {
 
 // Message implements router.Sessions.
 func (ss *Sessions) Message(t router.Target, data []byte) int {
-	ss.mu.Lock()
-	var to []*session
-	switch {
-	case t.All:
-		for _, s := range ss.byID {
-			to = append(to, s)
+	return ss.do(func() []*session {
+		switch {
+		case t.All:
+			return slices.Collect(maps.Values(ss.byID))
+		case t.Client != "":
+			if s := ss.byID[t.Client]; s != nil {
+				return []*session{s}
+			}
+			return nil
+		default:
+			return ss.byUser[t.User]
 		}
-	case t.Client != "":
-		if s := ss.byID[t.Client]; s != nil {
-			to = append(to, s)
-		}
-	case t.User != "":
-		to = append(to, ss.byUser[t.User]...)
-	}
-	ss.mu.Unlock()
-	for _, s := range to {
-		s.push(&protocol.Push{Message: &protocol.Message{Data: data}})
-	}
-	return len(to)
+	}, func(s *session) { s.push(&protocol.Push{Message: &protocol.Message{Data: data}}) })
 }

@@ -13,16 +13,16 @@ import (
 // subscription without what was missed (SubscribeRequest.flag of the protocol).
 const flagRejectUnrecovered = 2
 
-func (s *session) subscribe(cmd *protocol.Command) {
+func (s *session) subscribe(cmd *protocol.Command, state *channelState) {
 	req := cmd.Subscribe
-	in, err := s.admitTo(req)
+	in, err := s.admitTo(req, state)
 	if err != nil {
 		s.fail(cmd, err)
+		s.release(state)
 		return
 	}
 	sub := &router.Subscription{Channel: req.Channel, Subscriber: s, Info: in.info,
 		NoPresence: off(in.override.Presence), NoJoinLeave: off(in.override.JoinLeave)}
-	state := s.hold(req.Channel)
 	s.begin()
 	s.srv.node.Subscribe(sub, router.SubscribeRequest{
 		Recover: req.Recover, Position: router.Position{Offset: req.Offset, Epoch: req.Epoch},
@@ -46,24 +46,31 @@ func (s *session) subscribed(cmd *protocol.Command, state *channelState, sub *ro
 	s.mu.Lock()
 	closed := s.closed
 	if !closed {
-		state.sub, state.expireAt, state.allow = sub, in.expireAt, in.allow
+		state.sub, state.expireAt, state.allow, state.serverSide = sub, in.expireAt, in.allow, false
 	}
 	s.mu.Unlock()
 	if closed {
 		s.srv.node.Unsubscribe(sub, nil)
 		return
 	}
+	r := s.subscribeResult(res, cmd.Subscribe.Offset, in.expireAt)
+	r.Data = s.kind.wireBytes(in.data)
+	s.reply(cmd, &protocol.Reply{Subscribe: r})
+}
+
+// subscribeResult is res as a client gets it that asked for what followed offset
+// since.
+func (s *session) subscribeResult(res router.SubscribeResult, since uint64, expireAt int64) *protocol.SubscribeResult {
 	r := &protocol.SubscribeResult{
 		Recoverable: res.Recoverable, Positioned: res.Positioned, Recovered: res.Recovered, WasRecovering: res.WasRecovering,
 		Offset: res.Position.Offset, Epoch: res.Position.Epoch, Publications: s.kind.wirePublications(res.Publications),
 	}
 	if res.Recovered && len(res.Publications) > 0 {
 		// SDKs advance by the publications, from where they were.
-		r.Offset = cmd.Subscribe.Offset
+		r.Offset = since
 	}
-	r.Expires, r.Ttl = lifetime(in.expireAt)
-	r.Data = s.kind.wireBytes(in.data)
-	s.reply(cmd, &protocol.Reply{Subscribe: r})
+	r.Expires, r.Ttl = lifetime(expireAt)
+	return r
 }
 
 // on reports whether an override is there and true.
@@ -85,24 +92,33 @@ func lifetime(expireAt int64) (expires bool, ttl uint32) {
 }
 
 // admitTo checks everything about a subscription that needs no cluster.
-func (s *session) admitTo(req *protocol.SubscribeRequest) (invitation, error) {
+func (s *session) admitTo(req *protocol.SubscribeRequest, state *channelState) (invitation, error) {
 	ns, err := s.checkSubscribable(req)
 	if err != nil {
 		return invitation{}, err
 	}
 	s.mu.Lock()
-	c := s.find(req.Channel)
-	count := len(s.channels)
+	subscribed := state.sub != nil
+	count := len(s.channels) // with this one
 	s.mu.Unlock()
 	switch {
-	case c != nil && c.sub != nil:
+	case subscribed:
 		return invitation{}, router.Errorf(router.CodeConflict, "already subscribed")
-	case count >= s.srv.cfg.ChannelLimit:
+	case count > s.srv.cfg.ChannelLimit:
 		return invitation{}, router.Errorf(router.CodeLimit, "more than %d channels", s.srv.cfg.ChannelLimit)
-	case ns.Payload == router.PayloadBinary && s.kind == jsonWS:
-		return invitation{}, router.Errorf(router.CodeNotAvailable, "namespace %q is binary: use the Protobuf protocol", ns.Name)
+	}
+	if err := s.checkPayload(ns); err != nil {
+		return invitation{}, err
 	}
 	return s.invite(req.Channel, req.Token)
+}
+
+// checkPayload refuses what the session's protocol cannot carry.
+func (s *session) checkPayload(ns *router.Namespace) error {
+	if ns.Payload == router.PayloadBinary && s.kind == jsonWS {
+		return router.Errorf(router.CodeNotAvailable, "namespace %q is binary: use the Protobuf protocol", ns.Name)
+	}
+	return nil
 }
 
 func (s *session) checkSubscribable(req *protocol.SubscribeRequest) (*router.Namespace, error) {
@@ -127,8 +143,7 @@ func (s *session) user() string {
 	return s.info.User
 }
 
-func (s *session) unsubscribe(cmd *protocol.Command) {
-	state := s.hold(cmd.Unsubscribe.Channel)
+func (s *session) unsubscribe(cmd *protocol.Command, state *channelState) {
 	s.mu.Lock()
 	sub := state.sub
 	state.sub = nil

@@ -1,6 +1,7 @@
 package router
 
 import (
+	"context"
 	"log/slog"
 	"time"
 
@@ -39,6 +40,9 @@ type Config struct {
 	// MaxJoinBuffer bounds live entries held per channel while its history is
 	// read; above it the join starts over. 4,096 by default.
 	MaxJoinBuffer int
+	// RPC says which methods of back ends clients may call.
+	RPC RPCRules
+
 	// RingCacheBytes bounds the memory of all rings (recent publications of
 	// channels held for recovery). 64 MiB by default.
 	RingCacheBytes int64
@@ -196,6 +200,8 @@ type Target struct {
 type Sessions interface {
 	// Message pushes data to the matching sessions and returns how many.
 	Message(t Target, data []byte) int
+	// Control does c to the matching sessions and waits until it took effect.
+	Control(ctx context.Context, c Control) Controlled
 	// Count returns the number of sessions.
 	Count() int
 }

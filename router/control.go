@@ -3,11 +3,8 @@ package router
 import (
 	"context"
 	"encoding/json"
-	"time"
 
 	"github.com/nats-io/nats.go"
-
-	"github.com/headrace/headrace/internal/planted"
 )
 
 // Control subjects, under <prefix>.ctl. They carry JSON between nodes and are
@@ -26,6 +23,7 @@ type question struct {
 	Target  *Target         `json:"target,omitempty"`
 	Data    json.RawMessage `json:"data,omitempty"`
 	Raw     []byte          `json:"raw,omitempty"` // Data that is not JSON
+	Control *Control        `json:"control,omitempty"`
 }
 
 const (
@@ -33,12 +31,14 @@ const (
 	askStats    = "presence_stats"
 	askChannels = "channels"
 	askMessage  = "message"
+	askControl  = "control"
 )
 
 // answerPart is one part of a node's answer; a large answer has many, since a
 // NATS message is bounded (1 MiB by default).
 type answerPart struct {
 	Node string `json:"node"`
+	Part int    `json:"part,omitempty"` // 0, 1, 2 …: a hole is noticed
 	More bool   `json:"more,omitempty"`
 
 	Members  []json.RawMessage `json:"members,omitempty"` // Meta of each member
@@ -46,11 +46,12 @@ type answerPart struct {
 	Clients  int               `json:"clients,omitempty"`
 	Channels map[string]int    `json:"channels,omitempty"`
 	Count    int               `json:"count,omitempty"`
+	Refused  int               `json:"refused,omitempty"`
 }
 
 // maxAnswerItems bounds the items of one part: at about 0.5 KB each that is
-// half of what a NATS message may carry.
-const maxAnswerItems = 500
+// half of what a NATS message may carry. A variable for tests only.
+var maxAnswerItems = 500
 
 // startControl subscribes to the control subjects. The returned function ends
 // the subscriptions.
@@ -86,13 +87,17 @@ func (n *Node) receiveQuestion(m *nats.Msg) {
 		return
 	}
 	// Through a shard: after the node has stopped no goroutine may start.
-	n.shards[0].post(func() { n.async(func(ctx context.Context) { n.answer(ctx, m, q) }) })
+	slots := n.io
+	if q.Kind == askControl {
+		slots = n.controls
+	}
+	n.shards[0].post(func() { n.asyncIn(slots, func(ctx context.Context) { n.answer(ctx, m, q) }) })
 }
 
 func (n *Node) answer(ctx context.Context, m *nats.Msg, q question) {
 	parts := n.answerTo(ctx, q)
 	for i := range parts {
-		parts[i].Node = n.cfg.NodeID
+		parts[i].Node, parts[i].Part = n.cfg.NodeID, i
 		parts[i].More = i < len(parts)-1
 		b, err := json.Marshal(parts[i])
 		if err == nil {
@@ -124,6 +129,8 @@ func (n *Node) answerTo(ctx context.Context, q question) []answerPart {
 			count = n.cfg.Sessions.Message(*q.Target, data)
 		}
 		return []answerPart{{Count: count}}
+	case askControl:
+		return n.controlAnswer(ctx, q.Control)
 	default:
 		return []answerPart{{}} // a newer node's question: nothing to say
 	}
@@ -139,63 +146,4 @@ func onShard(ctx context.Context, sh *shard, f func()) {
 	case <-done:
 	case <-ctx.Done():
 	}
-}
-
-// maxAskTime bounds how long all nodes are waited for. It is longer than the
-// time after which a silent node is gone, so that an answer after a crash is
-// late but whole.
-const maxAskTime = 8 * time.Second
-
-// ask puts q to all nodes and calls take for each part of their answers. It
-// fails with CodeUnavailable when a node that is alive did not answer: unknown
-// rather than wrong.
-func (n *Node) ask(ctx context.Context, q question, take func(answerPart)) error {
-	ctx, cancel := context.WithTimeout(ctx, maxAskTime)
-	defer cancel()
-	body, err := json.Marshal(q)
-	if err != nil {
-		return err
-	}
-	if err := n.members.settled(ctx); err != nil {
-		return Unavailable("the cluster", err)
-	}
-	nc := n.cfg.Core
-	inbox := nc.NewInbox()
-	answers := make(chan *nats.Msg, 4096)
-	sub, err := nc.ChanSubscribe(inbox, answers)
-	if err != nil {
-		return Unavailable("the cluster", err)
-	}
-	defer sub.Unsubscribe() //nolint:errcheck // fails only when the connection is closed
-	waitFor := n.members.alive()
-	if err := nc.PublishRequest(n.cfg.Prefix+ctlAsk, inbox, body); err != nil {
-		return Unavailable("the cluster", err)
-	}
-	recheck := time.NewTicker(100 * time.Millisecond)
-	defer recheck.Stop()
-	for len(waitFor) > 0 {
-		select {
-		case m := <-answers:
-			var part answerPart
-			if err := json.Unmarshal(m.Data, &part); err != nil {
-				return Unavailable("the cluster", err)
-			}
-			take(part)
-			if planted.Bug(planted.PartialPresence) && !part.More {
-				return nil
-			}
-			if !part.More {
-				delete(waitFor, part.Node)
-			}
-		case <-recheck.C:
-			for id := range waitFor {
-				if !n.members.isAlive(id) {
-					delete(waitFor, id)
-				}
-			}
-		case <-ctx.Done():
-			return Unavailable("the cluster", ctx.Err())
-		}
-	}
-	return nil
 }

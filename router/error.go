@@ -18,7 +18,9 @@ const (
 	CodeNotAvailable   Code = "not_available"   // the namespace does not offer this
 	CodeConflict       Code = "conflict"        // already subscribed, or the head moved on
 	CodeLimit          Code = "limit"           // a configured limit is reached
+	CodeTooMany        Code = "too_many"        // a rate is exceeded: the same may be done later
 	CodeUnrecoverable  Code = "unrecoverable"   // history no longer reaches the asked position
+	CodeNoMethod       Code = "no_method"       // no back end answers that method
 	CodeNotOnline      Code = "not_online"      // no session matches the target
 	CodeUnavailable    Code = "unavailable"     // try again later, on this or another node
 	CodeInternal       Code = "internal"        // our fault; details stay in the log

@@ -223,8 +223,9 @@ func newFixture(t *testing.T, ns Namespace) *fixture {
 
 type noSessions struct{}
 
-func (noSessions) Message(Target, []byte) int { return 0 }
-func (noSessions) Count() int                 { return 0 }
+func (noSessions) Message(Target, []byte) int                  { return 0 }
+func (noSessions) Count() int                                  { return 0 }
+func (noSessions) Control(context.Context, Control) Controlled { return Controlled{} }
 
 // client is a subscriber that records.
 type client struct {

@@ -23,7 +23,11 @@ type Node struct {
 	namespaces map[string]*Namespace
 	shards     []*shard
 	members    *membership
-	io         chan struct{} // slots for joins and repairs: bounds requests in flight
+	// Matchers of Config.RPC; nil without patterns.
+	rpcAllow, rpcAllowAnonymous []func(string) bool
+	io                          chan struct{} // slots for joins and repairs: bounds requests in flight
+	controls                    chan struct{} // slots for controls, see maxControls
+	api                         *API          // nil until ServeAPI
 
 	started time.Time
 	running atomic.Bool
@@ -62,6 +66,7 @@ func New(cfg Config) (*Node, error) {
 		log:        cfg.Log,
 		namespaces: make(map[string]*Namespace, len(cfg.Namespaces)),
 		io:         make(chan struct{}, maxIO),
+		controls:   make(chan struct{}, maxControls),
 		started:    time.Now(),
 	}
 	for i := range cfg.Namespaces {
@@ -79,6 +84,7 @@ func New(cfg Config) (*Node, error) {
 		n.shards = append(n.shards, newShard(n))
 	}
 	n.members = newMembership(n)
+	n.rpcAllow, n.rpcAllowAnonymous = matchers(cfg.RPC.Allow), matchers(cfg.RPC.AllowAnonymous)
 	return n, nil
 }
 
@@ -119,14 +125,24 @@ func (n *Node) Run(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("router: control subscriptions: %w", err)
 	}
+	stopAPI, err := n.startAPI()
+	if err != nil {
+		stopControl()
+		return fmt.Errorf("router: nats service: %w", err)
+	}
 	for _, sh := range n.shards {
 		n.wg.Go(sh.run)
 	}
 	n.wg.Go(n.members.run)
+	// So that who sees the node ready is heard by it. Without NATS it is not ready.
+	flushing, flushed := context.WithTimeout(ctx, time.Second)
+	nc.FlushWithContext(flushing) //nolint:errcheck // see above
+	flushed()
 	n.running.Store(true)
 
 	<-ctx.Done()
 	n.running.Store(false)
+	stopAPI()
 	stopControl()
 	cancel()
 	n.wg.Wait()
@@ -223,11 +239,14 @@ func (n *Node) Unsubscribe(s *Subscription, done func()) {
 var errStopped = errors.New("router has stopped")
 
 // async runs f on a goroutine of the node, with a context that ends with it.
-func (n *Node) async(f func(ctx context.Context)) {
+func (n *Node) async(f func(ctx context.Context)) { n.asyncIn(n.io, f) }
+
+// asyncIn is async with other slots.
+func (n *Node) asyncIn(slots chan struct{}, f func(ctx context.Context)) {
 	n.wg.Go(func() {
 		select {
-		case n.io <- struct{}{}:
-			defer func() { <-n.io }()
+		case slots <- struct{}{}:
+			defer func() { <-slots }()
 		case <-n.ctx.Done():
 			return
 		}

@@ -27,6 +27,9 @@ func TestMain(m *testing.M) {
 	natstest.Main(m, goleak.IgnoreTopFunction("github.com/centrifugal/centrifuge-go.(*Client).sendAsync.func1"))
 }
 
+// tokenSecret signs the tests' tokens; clients without one are user "".
+const tokenSecret = "secret"
+
 // namespaces are what the tests' edges serve.
 func namespaces() []router.Namespace {
 	base := router.Namespace{
@@ -47,14 +50,15 @@ type harness struct {
 	server  *natstest.Server  // nil in a cluster
 	cluster *natstest.Cluster // nil with one server
 	faults  *faults
+	tune    []func(*edge.Config)
 	nextID  atomic.Int64
 
 	mu    sync.Mutex // guards edges
 	edges []*edgeProc
 }
 
-func newHarness(t testing.TB, replicas, edges int) *harness {
-	h := &harness{t: t, faults: newFaults()}
+func newHarness(t testing.TB, replicas, edges int, tune ...func(*edge.Config)) *harness {
+	h := &harness{t: t, faults: newFaults(), tune: tune}
 	if replicas > 1 {
 		h.cluster = natstest.NewCluster(t, replicas)
 	} else {
@@ -134,13 +138,17 @@ func (h *harness) startEdge() *edgeProc {
 	sessions := edge.NewSessions()
 	e.node, err = router.New(router.Config{
 		NodeID: e.id, NodeName: e.id, Namespaces: namespaces(), Core: core, Store: h.faults.wrap(e.store), Sessions: sessions,
+		RPC:           router.RPCRules{Allow: []string{"*"}, AllowAnonymous: []string{"open.*"}},
 		SweepInterval: 3 * time.Second, Linger: time.Second, Log: h.logger(),
 	})
 	if err != nil {
 		h.t.Fatal(err)
 	}
 	cfg := edge.DefaultConfig()
-	cfg.Insecure, cfg.APIInsecure = true, true
+	cfg.Insecure, cfg.APIInsecure, cfg.Tokens.HMACSecret = true, true, tokenSecret
+	for _, change := range h.tune {
+		change(&cfg)
+	}
 	srv, err := edge.New(cfg, e.node, sessions)
 	if err != nil {
 		h.t.Fatal(err)

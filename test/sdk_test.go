@@ -2,6 +2,7 @@ package test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -12,7 +13,12 @@ import (
 	"time"
 
 	centrifuge "github.com/centrifugal/centrifuge-go"
+
+	"github.com/headrace/headrace/edge/token"
 )
+
+// serverSideJS is the channel that the JavaScript clients' token subscribes to.
+const serverSideJS = "h:server-js"
 
 // TestT2CentrifugeJS runs the unmodified npm package against three edges. It
 // needs node and npm; HEADRACE_REQUIRE_NODE=1 makes their absence a failure.
@@ -31,6 +37,7 @@ func TestT2CentrifugeJS(t *testing.T) {
 		}
 	}
 	h := newHarness(t, 1, 3)
+	backends(t, h.connect())
 	var urls []string
 	for _, e := range h.list() {
 		urls = append(urls, e.url)
@@ -39,7 +46,8 @@ func TestT2CentrifugeJS(t *testing.T) {
 	defer cancel()
 	cmd := exec.CommandContext(ctx, "node", "--test", "--test-reporter=spec", "clients.test.mjs")
 	cmd.Dir = "js"
-	cmd.Env = append(os.Environ(), "HEADRACE_EDGES="+strings.Join(urls, ","))
+	cmd.Env = append(os.Environ(), "HEADRACE_EDGES="+strings.Join(urls, ","),
+		"HEADRACE_TOKEN="+mint(t, token.Connection{User: "js", Channels: []string{serverSideJS}}))
 	out, err := cmd.CombinedOutput()
 	if err != nil {
 		t.Fatalf("node --test: %v\n%s", err, out)
@@ -106,5 +114,66 @@ func within[T any](t *testing.T, c <-chan T, what string) T {
 	case <-time.After(20 * time.Second):
 		t.Fatalf("no %s within 20s", what)
 		panic("unreachable")
+	}
+}
+
+// TestT2ServerSideGo: the Go SDK recovers what its token subscribes it to when its
+// edge dies, and calls back ends, in both encodings.
+func TestT2ServerSideGo(t *testing.T) {
+	for kind, newClient := range map[string]func(string, centrifuge.Config) *centrifuge.Client{
+		"json": centrifuge.NewJsonClient, "protobuf": centrifuge.NewProtobufClient,
+	} {
+		t.Run(kind, func(t *testing.T) {
+			h := newHarness(t, 1, 2)
+			backends(t, h.connect())
+			b := newBalancer(t, h)
+			defer b.Close()
+			client := newClient(b.url(), centrifuge.Config{
+				Token:             mint(t, token.Connection{User: "go", Channels: []string{"h:server-go"}}),
+				MinReconnectDelay: 10 * time.Millisecond, MaxReconnectDelay: 100 * time.Millisecond,
+			})
+			defer client.Close()
+			got := make(chan string, 100)
+			subscribed := make(chan centrifuge.ServerSubscribedEvent, 10)
+			client.OnSubscribed(func(e centrifuge.ServerSubscribedEvent) { subscribed <- e })
+			client.OnPublication(func(e centrifuge.ServerPublicationEvent) { got <- e.Channel + " " + string(e.Data) })
+			if err := client.Connect(); err != nil {
+				t.Fatal(err)
+			}
+			if e := within(t, subscribed, "subscribed"); e.Channel != "h:server-go" || !e.Recoverable {
+				t.Fatalf("subscribed %+v", e)
+			}
+			for n := range 20 {
+				payload := fmt.Sprint(n)
+				if _, err := publish(h.list()[1].node, "h:server-go", payload, []byte(payload)); err != nil {
+					t.Fatal(err)
+				}
+				if n%5 == 4 {
+					h.replace(0) // the client's edge dies; the balancer leads to the next
+				}
+			}
+			for n := range 20 {
+				if s := within(t, got, "publication"); s != fmt.Sprint("h:server-go ", n) {
+					t.Fatalf("got %s, want %d", s, n)
+				}
+			}
+			goRPC(t, kind, client)
+		})
+	}
+}
+
+func goRPC(t *testing.T, kind string, client *centrifuge.Client) {
+	t.Helper()
+	res, err := client.RPC(t.Context(), "echo", []byte(`{"n":1}`))
+	if err != nil || string(res.Data) != `{"n":1}` {
+		t.Errorf("echo: %s, %v", res.Data, err)
+	}
+	var failed *centrifuge.Error
+	if _, err := client.RPC(t.Context(), "shop.buy", nil); !errors.As(err, &failed) || failed.Code != 402 || failed.Message != "Payment Required" {
+		t.Errorf("shop.buy: %v", err)
+	}
+	res, err = client.RPC(t.Context(), "binary", nil)
+	if binary := kind == "protobuf"; binary != (err == nil) || binary && string(res.Data) != "\xff\x00" {
+		t.Errorf("binary answer: %q, %v", res.Data, err)
 	}
 }

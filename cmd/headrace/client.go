@@ -50,6 +50,7 @@ func (a *app) pubCommand() *cobra.Command {
 		Args:    exactArgs(2),
 	}
 	client := a.apiFlags(cmd)
+	cmd.ValidArgsFunction = a.completeChannels(client)
 	text := cmd.Flags().Bool("text", false, "data is text, to be sent as a JSON string")
 	id := cmd.Flags().String("id", "", "idempotency `key`: repeating it within two minutes publishes once")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
@@ -105,6 +106,7 @@ func (a *app) historyCommand() *cobra.Command {
 		Args:  exactArgs(1),
 	}
 	client := a.apiFlags(cmd)
+	cmd.ValidArgsFunction = a.completeChannels(client)
 	limit := cmd.Flags().Int("limit", 100, "publications to print; -1 is all, 0 only the position")
 	reverse := cmd.Flags().Bool("reverse", false, "newest first")
 	since := cmd.Flags().String("since", "", "print what followed the `position` offset:epoch")

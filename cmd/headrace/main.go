@@ -77,7 +77,8 @@ func (a *app) rootCommand() *cobra.Command {
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
 		return &usageError{err: err, hint: fmt.Sprintf("see `%s --help`", cmd.CommandPath())}
 	})
-	root.AddCommand(a.serveCommand(), a.configCommand(), a.pubCommand(), a.subCommand(), a.historyCommand(), a.tokenCommand(), a.versionCommand())
+	root.AddCommand(a.serveCommand(), a.configCommand(), a.pubCommand(), a.subCommand(), a.historyCommand(),
+		a.tokenCommand(), a.rpcCommand(), a.presenceCommand(), a.channelsCommand(), a.infoCommand(), a.disconnectCommand(), a.versionCommand())
 	return root
 }
 
@@ -134,6 +135,8 @@ func hintFor(err error) string {
 		return hinted.hint
 	case errors.As(err, &api) && (api.Status == 401 || api.Status == 403):
 		return "give the key of the server's http_api.key with --api-key or in " + envAPIKey
+	case errors.As(err, &api) && api.Code == 104:
+		return "no back end answers; one that subscribes to <nats.prefix>.rpc.<method> in NATS would, see docs/api.md"
 	case errors.As(err, &api) && api.Code == 102, errors.As(err, &ws) && ws.Code == 102:
 		return "the part before the first colon must be one of the server's namespaces"
 	case errors.As(err, &ws) && ws.Code == 103:

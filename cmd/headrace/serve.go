@@ -118,6 +118,7 @@ func newNode(ctx context.Context, cfg config.Config, nodeID string, b *broker, l
 	n.router, err = router.New(router.Config{
 		NodeID: nodeID, NodeName: cfg.NodeName, Version: versionString(), Prefix: cfg.NATS.Prefix, Namespaces: namespaces(cfg),
 		Core: b.core, Store: n.store, Sessions: sessions, Metrics: router.NewMetrics(n.registry), Log: log.With("part", "router"),
+		RPC:    router.RPCRules{Allow: cfg.RPC.Allow, AllowAnonymous: cfg.RPC.AllowAnonymous},
 		Linger: cfg.Router.Linger, SweepInterval: cfg.Router.SweepInterval, HeartbeatInterval: cfg.Router.HeartbeatInterval,
 	})
 	if err != nil {

@@ -108,6 +108,9 @@ func edgeConfig(cfg config.Config, nodeID string, log *slog.Logger, reg promethe
 	e.ChannelLimit, e.MaxChannelLength = cfg.Client.ChannelLimit, cfg.Client.ChannelMaxLength
 	e.MaxInflight, e.MaxHistoryLimit = cfg.Client.MaxInflight, cfg.Client.HistoryLimit
 	e.APIKey, e.APIInsecure = cfg.HTTPAPI.Key, cfg.HTTPAPI.Insecure || cfg.Insecure
+	e.APIMaxInflight, e.APIOnNATS = cfg.HTTPAPI.MaxInflight, cfg.NATS.API
+	e.RPCTimeout, e.RPCMaxInflight = cfg.RPC.Timeout, cfg.RPC.MaxInflight
+	e.PersonalNamespace = cfg.Client.PersonalNS
 	e.MaxAPIBytes = int64(cfg.HTTPAPI.MaxBytes)
 	e.AllowedOrigins = cfg.Client.AllowedOrigins
 	e.Registry, e.Log = reg, log.With("part", "edge")

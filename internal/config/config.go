@@ -20,6 +20,7 @@ type Config struct {
 	NATS                NATS        `yaml:"nats"`
 	Client              Client      `yaml:"client"`
 	HTTPAPI             HTTPAPI     `yaml:"http_api"`
+	RPC                 RPC         `yaml:"rpc"`
 	Router              Router      `yaml:"router"`
 	Log                 Log         `yaml:"log"`
 	Namespaces          []Namespace `yaml:"namespaces" doc:"channel rules; the entry named default is for channels without a namespace"`
@@ -37,6 +38,7 @@ type NATS struct {
 	Replicas    int           `yaml:"replicas" doc:"copies of every stream, 1, 3 or 5; 0 is 3 in a NATS cluster and 1 elsewhere"`
 	Prefix      string        `yaml:"prefix" doc:"first token of every subject and stream name"`
 	OpenTimeout time.Duration `yaml:"open_timeout" doc:"how long a start waits for NATS and its streams"`
+	API         bool          `yaml:"api" doc:"answers the server API on <prefix>.api.<method> to whoever NATS lets publish there"`
 	SyncEvery   time.Duration `yaml:"sync_interval" doc:"longest time between a write and its fsync in the embedded server; 0 is its default, 2m"`
 }
 
@@ -66,6 +68,7 @@ type Client struct {
 	HistoryLimit     int           `yaml:"history_limit" doc:"publications in one history reply to a client"`
 	ExpireGrace      time.Duration `yaml:"expire_grace" doc:"how long a session outlives its token, so that the client can bring a new one"`
 	DrainWindow      time.Duration `yaml:"drain_window" doc:"time over which a stop spreads the disconnects"`
+	PersonalNS       string        `yaml:"personal_namespace" doc:"namespace in which every client with a user id is subscribed to its channel #<user>; empty is none"`
 }
 
 // Token is how connection tokens are checked.
@@ -98,6 +101,16 @@ type HTTPAPI struct {
 	Key      string `yaml:"key" secret:"true" doc:"key that callers send as X-API-Key; empty closes the API"`
 	Insecure bool   `yaml:"insecure" doc:"calls need no key; loopback only"`
 	MaxBytes int    `yaml:"max_bytes" doc:"largest request to the API"`
+
+	MaxInflight int `yaml:"max_inflight" doc:"API calls under way on a node, of HTTP and of NATS each; more are answered with error 111"`
+}
+
+// RPC is what clients may call, and how long back ends may take.
+type RPC struct {
+	Allow          []string      `yaml:"allow" doc:"methods that clients with a user id may call; * stands for any run of characters"`
+	AllowAnonymous []string      `yaml:"allow_for_anonymous" doc:"methods that all clients may call"`
+	Timeout        time.Duration `yaml:"timeout" doc:"how long a back end may take to answer"`
+	MaxInflight    int           `yaml:"max_inflight" doc:"calls of back ends under way on a node; more are answered with error 111"`
 }
 
 // Router is the timing of the cluster.
@@ -159,7 +172,7 @@ func Default() Config {
 	return Config{
 		Address: "127.0.0.1:8000",
 		Data:    "headrace-data",
-		NATS:    NATS{Prefix: "hr", OpenTimeout: time.Minute},
+		NATS:    NATS{Prefix: "hr", API: true, OpenTimeout: time.Minute},
 		Client: Client{
 			Token:            Token{JWKSInterval: 10 * time.Minute, Leeway: 10 * time.Second},
 			PingInterval:     25 * time.Second,
@@ -176,7 +189,8 @@ func Default() Config {
 			ExpireGrace:      25 * time.Second,
 			DrainWindow:      5 * time.Second,
 		},
-		HTTPAPI: HTTPAPI{MaxBytes: 4 << 20},
+		HTTPAPI: HTTPAPI{MaxBytes: 4 << 20, MaxInflight: 512},
+		RPC:     RPC{Timeout: 5 * time.Second, MaxInflight: 1024},
 		Router: Router{
 			Linger:            30 * time.Second,
 			SweepInterval:     30 * time.Second,

@@ -26,6 +26,15 @@ func (d *decoder) validate(cfg *Config) {
 	validateClient(&cfg.Client, check)
 	validateTokens(&cfg.Client, check)
 	check(cfg.HTTPAPI.MaxBytes > 0, "http_api.max_bytes", "%d must be positive", cfg.HTTPAPI.MaxBytes)
+	check(cfg.HTTPAPI.MaxInflight > 0, "http_api.max_inflight", "%d must be positive", cfg.HTTPAPI.MaxInflight)
+	check(within(cfg.RPC.Timeout, 10*time.Millisecond, 10*time.Second), "rpc.timeout", "%v is not within 10ms to 10s", cfg.RPC.Timeout)
+	check(cfg.RPC.MaxInflight > 0, "rpc.max_inflight", "%d must be positive", cfg.RPC.MaxInflight)
+	check(!slices.Contains(cfg.RPC.Allow, ""), "rpc.allow", `has an empty pattern; "*" is every method`)
+	check(!slices.Contains(cfg.RPC.AllowAnonymous, ""), "rpc.allow_for_anonymous", `has an empty pattern; "*" is every method`)
+	if ns := cfg.Client.PersonalNS; ns != "" {
+		named := func(n Namespace) bool { return n.Name == ns }
+		check(slices.ContainsFunc(cfg.Namespaces, named), "client.personal_namespace", "%q is not among the namespaces", ns)
+	}
 	check(cfg.Router.Linger >= 0, "router.linger", "%v is negative", cfg.Router.Linger)
 	check(cfg.Router.SweepInterval >= time.Second, "router.sweep_interval", "%v is below 1s", cfg.Router.SweepInterval)
 	check(within(cfg.Router.HeartbeatInterval, 100*time.Millisecond, time.Minute), "router.heartbeat_interval", "%v is not within 100ms to 1m", cfg.Router.HeartbeatInterval)

@@ -146,6 +146,8 @@ type reply struct {
 }
 
 type push struct {
+	Channel string `json:"channel"`
+
 	Pub  json.RawMessage `json:"pub"`
 	Join *struct {
 		Info json.RawMessage `json:"info"`
@@ -351,6 +353,8 @@ func (f *follower) push(p *push) error {
 		return nil
 	}
 	switch {
+	case p.Channel != "" && p.Channel != f.cfg.Channel:
+		return nil // of a channel that the server subscribed, by the token say
 	case p.Pub != nil:
 		return f.publication(p.Pub)
 	case p.Join != nil:

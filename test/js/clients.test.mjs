@@ -1,6 +1,7 @@
 // Unmodified centrifuge-js, JSON and Protobuf, against edges whose addresses are
 // in HEADRACE_EDGES (comma-separated). Every new connection goes to the next edge,
-// as behind a balancer without affinity.
+// as behind a balancer without affinity. HEADRACE_TOKEN names a channel to be
+// subscribed by the server.
 import { test } from 'node:test';
 import assert from 'node:assert/strict';
 import { once, EventEmitter } from 'node:events';
@@ -18,9 +19,9 @@ class Balanced extends WebSocket {
 }
 
 const kinds = {
-  json: { make: () => new JSONClient('ws://balancer', options()), encode: (v) => v, decode: (v) => v },
+  json: { make: (more) => new JSONClient('ws://balancer', { ...options(), ...more }), encode: (v) => v, decode: (v) => v },
   protobuf: {
-    make: () => new ProtobufClient('ws://balancer', options()),
+    make: (more) => new ProtobufClient('ws://balancer', { ...options(), ...more }),
     encode: (v) => new TextEncoder().encode(JSON.stringify(v)),
     decode: (v) => JSON.parse(new TextDecoder().decode(v)),
   },
@@ -43,12 +44,15 @@ function waitFor(emitter, event, ok = () => true) {
   });
 }
 
+// serverSide is the channel that the token in HEADRACE_TOKEN subscribes to.
+const serverSide = 'h:server-js';
+
 let serial = 0;
 const fresh = (namespace) => `${namespace}:js-${process.pid}-${serial++}`;
 
 for (const [kind, { make, encode, decode }] of Object.entries(kinds)) {
   const withClients = (n, body) => async () => {
-    const clients = Array.from({ length: n }, make);
+    const clients = Array.from({ length: n }, () => make());
     try {
       clients.forEach((c) => c.connect());
       await Promise.all(clients.map((c) => c.ready(10000)));
@@ -114,10 +118,40 @@ for (const [kind, { make, encode, decode }] of Object.entries(kinds)) {
     other.subscribe();
     await other.ready(10000);
     assert.equal(Object.keys((await sub.presence()).clients).length, 2);
-    await assert.rejects(a.rpc('nobody', encode(1)), (err) => err.code === 108);
+    await assert.rejects(a.rpc('nobody', encode(1)), (err) => err.code === 104);
     const unknown = b.newSubscription('nowhere:x');
     const refused = waitFor(unknown, 'unsubscribed');
     unknown.subscribe();
     assert.equal((await refused).code, 102);
+  }));
+
+  test(`${kind}: rpc reaches back ends`, withClients(1, async (a) => {
+    assert.deepEqual(decode((await a.rpc('echo', encode({ n: 1 }))).data), { n: 1 });
+    await assert.rejects(a.rpc('shop.buy', encode(1)), (err) => err.code === 402 && err.message === 'Payment Required');
+  }));
+
+  test(`${kind}: server-side subscriptions recover on another edge`, withClients(1, async (b) => {
+    const a = make({ token: process.env.HEADRACE_TOKEN });
+    const seen = [];
+    const news = new EventEmitter();
+    a.on('publication', (ctx) => { seen.push(`${ctx.channel} ${decode(ctx.data)}`); news.emit('seen'); });
+    const first = waitFor(a, 'subscribed');
+    a.connect();
+    assert.equal((await first).channel, serverSide);
+    try {
+      await b.publish(serverSide, encode(1));
+      while (seen.length < 1) await once(news, 'seen');
+      a.disconnect();
+      await b.publish(serverSide, encode(2));
+      await b.publish(serverSide, encode(3));
+      const back = waitFor(a, 'subscribed');
+      a.connect();
+      assert.equal((await back).recovered, true);
+      await b.publish(serverSide, encode(4));
+      while (seen.length < 4) await once(news, 'seen');
+      assert.deepEqual(seen, [1, 2, 3, 4].map((n) => `${serverSide} ${n}`));
+    } finally {
+      a.disconnect();
+    }
   }));
 }

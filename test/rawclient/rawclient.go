@@ -35,12 +35,14 @@ type Reply struct {
 	Error     *ReplyError     `json:"error"`
 	Connect   *ConnectReply   `json:"connect"`
 	Subscribe *SubscribeReply `json:"subscribe"`
+	RPC       *Publication    `json:"rpc"`
 	Push      *Push           `json:"push"`
 }
 
 // ConnectReply is the reply to connect.
 type ConnectReply struct {
-	Client string `json:"client"`
+	Client string                    `json:"client"`
+	Subs   map[string]SubscribeReply `json:"subs"`
 }
 
 // ReplyError is an error of the protocol.
@@ -80,12 +82,18 @@ type Push struct {
 	Disconnect *struct {
 		Code uint32 `json:"code"`
 	} `json:"disconnect"`
+	Subscribe *SubscribeReply `json:"subscribe"`
+	Message   *Publication    `json:"message"`
+	Refresh   *struct {
+		Expires bool `json:"expires"`
+	} `json:"refresh"`
 }
 
 // Event is what a reader sees, in the order of the wire.
 type Event struct {
 	Reply *Reply
 	Push  *Push
+	Raw   string // as on the wire
 }
 
 // Dial connects and starts reading; on receives every event in order, on the
@@ -97,12 +105,27 @@ func Dial(ctx context.Context, url string, on func(Event)) (*Client, error) {
 // DialIdle is Dial for a client that gives up a connection which was silent for
 // idle, pings included; 0 is for ever.
 func DialIdle(ctx context.Context, url string, idle time.Duration, on func(Event)) (*Client, error) {
+	c, _, err := dial(ctx, url, struct{}{}, idle, on)
+	return c, err
+}
+
+// DialWith is Dial with the body of the connect command, and returns its reply.
+func DialWith(ctx context.Context, url string, connect any, on func(Event)) (*Client, *ConnectReply, error) {
+	return dial(ctx, url, connect, 0, on)
+}
+
+func dial(ctx context.Context, url string, connect any, idle time.Duration, on func(Event)) (*Client, *ConnectReply, error) {
+	command, err := json.Marshal(connect)
+	if err != nil {
+		return nil, nil, err
+	}
 	d := websocket.Dialer{HandshakeTimeout: 5 * time.Second}
 	conn, _, err := d.DialContext(ctx, strings.Replace(url, "http", "ws", 1)+"/connection/websocket", nil)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	c := &Client{conn: conn, doneC: make(chan struct{}), idle: idle}
+	reply := &ConnectReply{}
 	connected := make(chan error, 1)
 	first := true
 	go func() {
@@ -117,7 +140,7 @@ func DialIdle(ctx context.Context, url string, idle time.Duration, on func(Event
 					connected <- e.Reply.Error
 				default:
 					if e.Reply.Connect != nil {
-						c.id = e.Reply.Connect.Client
+						c.id, reply = e.Reply.Connect.Client, e.Reply.Connect
 					}
 					connected <- nil
 				}
@@ -126,9 +149,9 @@ func DialIdle(ctx context.Context, url string, idle time.Duration, on func(Event
 			on(e)
 		})
 	}()
-	if err := c.write(`{"id":1,"connect":{}}`); err != nil {
+	if err := c.write(`{"id":1,"connect":` + string(command) + `}`); err != nil {
 		conn.Close()
-		return nil, err
+		return nil, nil, err
 	}
 	c.nextID.Store(1)
 	select {
@@ -140,9 +163,9 @@ func DialIdle(ctx context.Context, url string, idle time.Duration, on func(Event
 	}
 	if err != nil {
 		c.Close()
-		return nil, err
+		return nil, nil, err
 	}
-	return c, nil
+	return c, reply, nil
 }
 
 func (c *Client) read(on func(Event)) error {
@@ -166,9 +189,9 @@ func (c *Client) read(on func(Event)) error {
 				return fmt.Errorf("frame %q: %w", line, err)
 			}
 			if r.Push != nil {
-				on(Event{Push: r.Push})
+				on(Event{Push: r.Push, Raw: string(line)})
 			} else {
-				on(Event{Reply: &r})
+				on(Event{Reply: &r, Raw: string(line)})
 			}
 		}
 	}
@@ -195,6 +218,17 @@ func (c *Client) Send(command string, body any) (uint32, error) {
 func (c *Client) Close() {
 	c.conn.Close()
 	<-c.doneC
+}
+
+// CloseCode waits for the end and returns the code of the server's close frame, or
+// 0 when there was none.
+func (c *Client) CloseCode() int {
+	<-c.doneC
+	var closed *websocket.CloseError
+	if errors.As(c.err, &closed) {
+		return closed.Code
+	}
+	return 0
 }
 
 // Done is closed when the connection has ended.
