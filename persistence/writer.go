@@ -228,7 +228,8 @@ const settleTime = 3 * time.Second
 
 // settled returns nil when e, found for q, is old enough to be believed.
 func (w *writer) settled(q *pending, e router.Entry) error {
-	if !w.p.replicated || time.Since(e.Time) >= settleTime {
+	// Somebody else's repetition of what is stored is no news of this kind.
+	if !w.p.replicated || len(q.tried) == 0 || time.Since(e.Time) >= settleTime {
 		return nil
 	}
 	// Clocks differ: from the first sight on it is ours that counts.
