@@ -64,7 +64,7 @@ func channels() []channel {
 		{"small:quiet", 3 * time.Second, []publisherKind{byAPI}},
 		{clearedChannel, 100 * time.Millisecond, []publisherKind{byAPI}},
 		{evictedChannel, 200 * time.Millisecond, []publisherKind{byAPI}},
-		{"evict:quiet", 5 * time.Second, []publisherKind{byAPI}},
+		{"evict:quiet", time.Second, []publisherKind{byAPI}},
 		{presenceChannel, 60 * time.Millisecond, []publisherKind{bySocket, bySocket}},
 	}
 	for _, name := range []string{"a", "b", "c", "d"} {

@@ -211,6 +211,12 @@ func (r *run) followers(settled <-chan struct{}) []*follow.Follower {
 		switch i % 3 {
 		case 0:
 			f.Stay = func() time.Duration { return 200*time.Millisecond + rand.N(5*time.Second) }
+			f.Away = func() time.Duration {
+				if rand.IntN(3) > 0 {
+					return 0
+				}
+				return rand.N(10 * time.Second)
+			}
 		case 1:
 			f.Stay = func() time.Duration { return 5*time.Second + rand.N(time.Minute) }
 		case 2:

@@ -25,6 +25,9 @@ type Follower struct {
 	// is for ever. Once Settled is closed, connections are kept.
 	Stay    func() time.Duration
 	Settled <-chan struct{}
+	// Away is how long the client stays away after it has cut its connection; nil is
+	// not at all. Once Settled is closed, it comes back.
+	Away func() time.Duration
 	// Idle is how long a silent connection is trusted; 0 is for ever.
 	Idle time.Duration
 	// Pause is how long the client stops reading when a delivery comes, nearly
@@ -52,12 +55,21 @@ func (f *Follower) Run(finished <-chan struct{}) {
 	}
 	for {
 		wait := time.Duration(0)
-		if !f.attend(finished) {
+		wanted := f.attend(finished)
+		switch {
+		case !wanted:
 			wait = f.Retry/2 + rand.N(f.Retry)
+		case f.Away != nil:
+			wait = f.Away()
+		}
+		settled := f.Settled
+		if !wanted {
+			settled = nil
 		}
 		select {
 		case <-finished:
 			return
+		case <-settled:
 		case <-time.After(wait):
 		}
 	}
