@@ -2,6 +2,7 @@ package edge
 
 import (
 	"bytes"
+	"crypto/tls"
 	"io"
 	"net"
 	"sync"
@@ -94,7 +95,7 @@ func (c *wsConn) take(sess *session, messageType int, r io.Reader) disconnect {
 	case wantType == websocket.TextMessage && !utf8.Valid(data):
 		return disconnectNotText // gorilla does not look (RFC 6455 section 8.1)
 	case !sess.onFrame(data):
-		return disconnectClosed
+		return disconnectNormal // our side has closed already, and said why
 	}
 	return disconnect{}
 }
@@ -176,7 +177,7 @@ func (c *wsConn) tooSlow(rest []byte, partial bool) {
 func (c *wsConn) finish(d disconnect) {
 	c.closing, c.why = true, d
 	if rest, err := c.writeNow(closeFrame(d)); err != nil {
-		c.nc.Close()
+		c.hangUp()
 	} else if len(rest) > 0 {
 		c.enqueue(rest)
 	}
@@ -196,7 +197,7 @@ func (c *wsConn) flush() {
 		if len(c.queue) == 0 {
 			c.flushing = false
 			if c.drained {
-				c.nc.Close()
+				c.hangUp()
 			}
 			// The deadline is sticky and would fail the next try.
 			c.nc.SetWriteDeadline(time.Time{}) //nolint:errcheck // then it is closed already
@@ -231,7 +232,7 @@ func (c *wsConn) abort() {
 	}
 	c.metrics.drop(dropClosing, len(c.queue))
 	c.queue = nil
-	c.nc.Close()
+	c.hangUp()
 }
 
 // Close implements transport.
@@ -254,14 +255,19 @@ func (c *wsConn) reason(seen disconnect) disconnect {
 	return c.why
 }
 
-// discard reads on after our close frame until the peer closes, for as long as
-// finish allows: a socket closed with unread bytes in it is reset, and the peer
-// might never see the close frame.
+// discard reads on after our close frame until the peer answers with its own, for
+// as long as finish allows: a socket closed with unread bytes in it is reset, and
+// the peer might never see what we sent last.
 func (c *wsConn) discard() {
-	io.CopyN(io.Discard, c.nc, discardBytes) //nolint:errcheck // what ends it does not matter
+	for range discardFrames {
+		if _, _, err := c.ws.NextReader(); err != nil {
+			return
+		}
+	}
 }
 
-const discardBytes = 4 << 20
+// discardFrames bounds what is read of a peer that goes on sending.
+const discardFrames = 10_000
 
 // drain closes the socket once what is queued has gone out. It is called when
 // reading has ended: nothing more will come from the peer.
@@ -270,6 +276,16 @@ func (c *wsConn) drain() {
 	defer c.mu.Unlock()
 	c.closing, c.drained = true, true
 	if !c.flushing {
-		c.nc.Close()
+		c.hangUp()
 	}
+}
+
+// hangUp closes the socket. It does not block: over TLS the goodbye could wait
+// for a peer that takes nothing, so it is sent elsewhere.
+func (c *wsConn) hangUp() {
+	if _, ok := c.nc.(*tls.Conn); ok {
+		go c.nc.Close() // at most 5 s (crypto/tls, Conn.Close)
+		return
+	}
+	c.nc.Close()
 }

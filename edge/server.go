@@ -143,6 +143,7 @@ func (s *Server) serveWebSocket(w http.ResponseWriter, r *http.Request) {
 	// The check above may be long ago: add is what stop and Shutdown rely on.
 	if !s.sessions.add(sess, func() { s.readers.Add(1); go s.read(conn, sess) }) {
 		conn.Close(disconnectShutdown)
+		conn.discard()
 		conn.drain()
 	}
 }
@@ -190,71 +191,4 @@ func (s *Server) Run(ctx context.Context) error {
 			unreadySince = s.moveAway(now, unreadySince, sessions)
 		}
 	}
-}
-
-// moveAway sends clients to other edges, some each second, while the router has
-// been unable to work for too long (rule J2): subscribed here they would get
-// nothing and not know it. It returns since when the router cannot work.
-func (s *Server) moveAway(now, since time.Time, sessions []*session) time.Time {
-	err := s.node.Ready()
-	if err == nil {
-		s.unready.Store(false)
-		return time.Time{}
-	}
-	if since.IsZero() {
-		since = now
-	}
-	if now.Sub(since) < s.cfg.UnreadyAfter {
-		return since
-	}
-	if !s.unready.Swap(true) {
-		s.log.Error("the router cannot work; sending clients elsewhere", "since", since, "clients", len(sessions), "err", err)
-	}
-	steps := max(int((s.cfg.DrainWindow-now.Sub(since)+s.cfg.UnreadyAfter)/time.Second), 1)
-	for _, sess := range sessions[:(len(sessions)+steps-1)/steps] {
-		sess.close(disconnectReconnect)
-	}
-	return since
-}
-
-// Shutdown refuses new connections, tells the clients to reconnect elsewhere,
-// evenly over the drain window, and waits for commands in flight. When ctx ends
-// first, it stops pacing and waiting.
-func (s *Server) Shutdown(ctx context.Context) error {
-	s.draining.Store(true)
-	all := s.sessions.refuse()
-	if len(all) > 0 {
-		pace := time.NewTicker(max(s.cfg.DrainWindow/time.Duration(len(all)), time.Microsecond))
-		defer pace.Stop()
-		for _, sess := range all {
-			sess.close(disconnectShutdown)
-			select {
-			case <-pace.C:
-			case <-ctx.Done():
-			}
-		}
-	}
-	done := make(chan struct{})
-	go func() {
-		s.calls.Wait()
-		s.readers.Wait()
-		close(done)
-	}()
-	select {
-	case <-done:
-		return nil
-	case <-ctx.Done():
-		return context.Cause(ctx)
-	}
-}
-
-// stop ends what is left at once.
-func (s *Server) stop() {
-	s.draining.Store(true)
-	for _, sess := range s.sessions.refuse() {
-		sess.close(disconnectShutdown)
-	}
-	s.cancel()
-	s.calls.Wait()
-	s.readers.Wait()
 }

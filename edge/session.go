@@ -30,10 +30,11 @@ type session struct {
 	// connecting: the connect command waits for server-side subscriptions.
 	connecting bool
 	closed     bool
+	leaving    bool              // no command is taken any more; see leave
 	fetching   bool              // a command waits for the key of a token; see withKey
 	info       router.ClientInfo // set by connect
 	channels   []*channelState   // few: searched one by one
-	inflight   int               // commands that wait for the cluster
+	inflight   int               // commands being taken or waiting for the cluster
 	expireAt   int64             // Unix seconds of the token's end; 0 never
 	since      time.Time         // when it began
 	pingAt     time.Time         // when the next ping is due
@@ -75,7 +76,10 @@ func newUUID() string {
 func (s *session) onFrame(data []byte) bool {
 	alive := true
 	err := s.kind.decodeCommands(data, func(cmd *protocol.Command) bool {
-		alive = s.admit() && s.command(cmd)
+		if alive = s.admit(); alive {
+			alive = s.command(cmd)
+			s.end()
+		}
 		return alive
 	})
 	if err != nil && alive {
@@ -85,15 +89,20 @@ func (s *session) onFrame(data []byte) bool {
 	return alive
 }
 
-// admit waits until there is room for one more command in flight, and until a
-// connect command before it is answered and a key before it is fetched.
+// admit waits until there is room for one more command in flight, a connect command
+// before it is answered and a key before it is fetched, and counts it as in flight;
+// end must follow. A session that leaves takes no more commands.
 func (s *session) admit() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for (s.inflight >= s.srv.cfg.MaxInflight || s.connecting || s.fetching) && !s.closed {
+	for (s.inflight >= s.srv.cfg.MaxInflight || s.leaving || s.connecting || s.fetching) && !s.closed {
 		s.room.Wait()
 	}
-	return !s.closed
+	if s.closed {
+		return false
+	}
+	s.inflight++
+	return true
 }
 
 // open reports whether the session has not ended.
@@ -113,7 +122,11 @@ func (s *session) end() {
 	s.mu.Lock()
 	s.inflight--
 	s.room.Signal()
+	left := s.leaving && s.inflight == 0
 	s.mu.Unlock()
+	if left {
+		s.close(disconnectShutdown)
+	}
 }
 
 // settle waits until no command is in flight. Only the reading goroutine waits on

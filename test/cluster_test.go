@@ -109,6 +109,7 @@ type edgeProc struct {
 	url    string
 	id     string
 	node   *router.Node
+	srv    *edge.Server
 	store  *persistence.Store
 	cancel context.CancelFunc
 	http   *http.Server
@@ -146,10 +147,11 @@ func (h *harness) startEdge() *edgeProc {
 	}
 	cfg := edge.DefaultConfig()
 	cfg.Insecure, cfg.APIInsecure, cfg.Tokens.HMACSecret = true, true, tokenSecret
+	cfg.DrainWindow = 2 * time.Second
 	for _, change := range h.tune {
 		change(&cfg)
 	}
-	srv, err := edge.New(cfg, e.node, sessions)
+	e.srv, err = edge.New(cfg, e.node, sessions)
 	if err != nil {
 		h.t.Fatal(err)
 	}
@@ -159,8 +161,8 @@ func (h *harness) startEdge() *edgeProc {
 	}
 	e.net = &cutListener{Listener: l}
 	e.url = "http://" + l.Addr().String()
-	e.http = &http.Server{Handler: srv.Handler()}
-	for _, run := range []func(context.Context) error{e.store.Run, e.node.Run, srv.Run} {
+	e.http = &http.Server{Handler: e.srv.Handler()}
+	for _, run := range []func(context.Context) error{e.store.Run, e.node.Run, e.srv.Run} {
 		e.wg.Go(func() {
 			if err := run(ctx); err != nil && !errors.Is(err, context.Canceled) {
 				h.t.Errorf("%s: %v", e.id, err)
