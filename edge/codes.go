@@ -33,11 +33,13 @@ var (
 	disconnectInsufficient = disconnect{3010, "insufficient state"}
 	disconnectReconnect    = disconnect{3011, "force reconnect"}
 	disconnectNoPong       = disconnect{3012, "no pong"}
+	disconnectTooMany      = disconnect{3013, "too many requests"}
 	disconnectInvalidated  = disconnect{3014, "state invalidated"}
 	disconnectInvalidToken = disconnect{3500, "invalid token"}
 	disconnectBadRequest   = disconnect{3501, "bad request"}
 	disconnectStale        = disconnect{3502, "stale"}
 	disconnectForced       = disconnect{3503, "force disconnect"}
+	disconnectConnLimit    = disconnect{3504, "connection limit"}
 	disconnectChannelLimit = disconnect{3505, "channel limit"}
 	disconnectNotAvailable = disconnect{3508, "not available"}
 )

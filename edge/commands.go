@@ -30,6 +30,11 @@ func (s *session) command(cmd *protocol.Command) bool {
 		s.close(disconnectBadRequest)
 		return false
 	}
+	if method != "connect" {
+		if ok, alive := s.withinRate(cmd); !ok {
+			return alive
+		}
+	}
 	switch method {
 	case "connect":
 		return s.withKey(cmd, s.srv.verifier, s.connectToken(cmd), func() bool { return s.connect(cmd) })
@@ -140,7 +145,16 @@ func (s *session) publish(cmd *protocol.Command) {
 		s.fail(cmd, err)
 		return
 	}
-	start := time.Now()
+	if user := s.user(); s.srv.cfg.UserLimit != nil && user != "" {
+		s.publishWithin(cmd, user)
+		return
+	}
+	s.publishNow(cmd)
+}
+
+// publishNow hands a publication that may be made to the router.
+func (s *session) publishNow(cmd *protocol.Command) {
+	req, start := cmd.Publish, time.Now()
 	s.begin()
 	info := s.clientInfo(req.Channel)
 	s.srv.node.Publish(router.PublishRequest{Channel: req.Channel, Data: req.Data, Info: info}, func(_ router.Position, err error) {

@@ -103,6 +103,11 @@ type Config struct {
 	// browser) are always allowed.
 	AllowedOrigins []string
 
+	// Limits bound connections and commands of this edge.
+	Limits Limits
+	// UserLimit bounds the publications of a user over all edges; nil: it does not.
+	UserLimit UserLimit
+
 	// Registry takes the metrics; nil registers them nowhere.
 	Registry prometheus.Registerer
 	// Log receives what an operator should know; nil discards it.

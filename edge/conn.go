@@ -91,6 +91,7 @@ func (c *wsConn) take(sess *session, messageType int, r io.Reader) disconnect {
 	case err != nil:
 		return disconnectClosed
 	case len(data) > c.cfg.MaxMessageBytes:
+		c.metrics.refuse(refusedMessageSize)
 		return disconnectTooBig
 	case wantType == websocket.TextMessage && !utf8.Valid(data):
 		return disconnectNotText // gorilla does not look (RFC 6455 section 8.1)

@@ -27,6 +27,11 @@ func (s *session) connect(cmd *protocol.Command) bool {
 // session was closed meanwhile.
 func (s *session) connectReply(cmd *protocol.Command, t *token.Connection, subs map[string]*protocol.SubscribeResult, held *holdback) bool {
 	cfg := s.srv.cfg
+	if !s.srv.sessions.reserve(t.User, cfg.Limits.ConnectionsPerUser) {
+		s.srv.metrics.refuse(refusedConnectionsPerUser)
+		s.close(disconnectConnLimit)
+		return false
+	}
 	now := time.Now()
 	s.mu.Lock()
 	s.connected, s.connecting = true, false

@@ -37,6 +37,7 @@ type metrics struct {
 	commands    *prometheus.CounterVec
 	errors      *prometheus.CounterVec
 	dropped     *prometheus.CounterVec
+	refused     *prometheus.CounterVec
 	keyFetches  *prometheus.CounterVec
 	slow        prometheus.Counter
 	publish     prometheus.Histogram
@@ -63,6 +64,8 @@ func newMetrics(r prometheus.Registerer, connections func() float64) *metrics {
 			append(errorLabels, backendLabel)...),
 		dropped:    vec("headrace_edge_dropped_frames_total", "Frames not sent to a client by reason.", "reason", dropReasons...),
 		keyFetches: vec("headrace_edge_token_key_fetches_total", "Fetches of token keys from a JWKS endpoint by result.", "result", "ok", "failed"),
+		refused: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "headrace_edge_refused_total",
+			Help: "Connections, commands and messages refused because of a limit or the state of the node, by reason."}, []string{"reason"}),
 		slow: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "headrace_edge_slow_consumers_total", Help: "Connections ended because their queue was full."}),
 		publish: prometheus.NewHistogram(prometheus.HistogramOpts{
@@ -71,6 +74,9 @@ func newMetrics(r prometheus.Registerer, connections func() float64) *metrics {
 			Buckets: prometheus.ExponentialBuckets(0.0001, 2.5, 14)}),
 		byMethod: make(map[string]prometheus.Counter),
 		byDrop:   make(map[string]prometheus.Counter),
+	}
+	for _, x := range refusals {
+		m.refused.WithLabelValues(string(x))
 	}
 	for _, x := range methodNames {
 		m.byMethod[x] = m.commands.WithLabelValues(x)
@@ -86,7 +92,7 @@ func newMetrics(r prometheus.Registerer, connections func() float64) *metrics {
 		return prometheus.NewCounterFunc(prometheus.CounterOpts{Name: name, Help: help},
 			func() float64 { return float64(v.Load()) })
 	}
-	r.MustRegister(m.connects, m.disconnects, m.commands, m.errors, m.dropped, m.keyFetches, m.slow, m.publish,
+	r.MustRegister(m.connects, m.disconnects, m.commands, m.errors, m.dropped, m.refused, m.keyFetches, m.slow, m.publish,
 		count("headrace_edge_received_bytes_total", "Payload bytes received from clients.", &m.bytesIn),
 		count("headrace_edge_sent_bytes_total", "Bytes of frames handed to client connections.", &m.bytesOut),
 		count("headrace_edge_sent_frames_total", "Frames handed to client connections.", &m.framesOut),
@@ -94,6 +100,8 @@ func newMetrics(r prometheus.Registerer, connections func() float64) *metrics {
 			Help: "Open client connections, connected or not yet."}, connections))
 	return m
 }
+
+func (m *metrics) refuse(why refusal) { m.refused.WithLabelValues(string(why)).Inc() }
 
 // backendLabel stands for all codes that back ends answer.
 const backendLabel = "backend"

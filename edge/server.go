@@ -28,6 +28,7 @@ type Server struct {
 	cfg      *Config
 	node     Router
 	sessions *Sessions
+	gate     *gate
 	verifier *token.Verifier // of connection tokens; nil without a key
 	metrics  *metrics
 	log      *slog.Logger
@@ -62,6 +63,7 @@ func New(cfg Config, node Router, sessions *Sessions) (*Server, error) {
 	s.rpcSlots = make(chan struct{}, cfg.RPCMaxInflight)
 	s.apiSlots = make(chan struct{}, cfg.APIMaxInflight)
 	s.metrics = newMetrics(cfg.Registry, func() float64 { return float64(sessions.Count()) })
+	s.gate = newGate(&s.cfg.Limits, s.metrics)
 	if err := s.openVerifiers(); err != nil {
 		return nil, err
 	}
@@ -72,7 +74,7 @@ func New(cfg Config, node Router, sessions *Sessions) (*Server, error) {
 		WriteBufferSize: 512, // used for the 101 response only
 		WriteBufferPool: &sync.Pool{},
 		Subprotocols:    []string{protobufSubprotocol, "centrifuge-json"},
-		CheckOrigin:     s.originAllowed,
+		CheckOrigin:     func(*http.Request) bool { return true }, // admit has looked
 	}
 	s.serveAPI()
 	for k := range numKinds {
@@ -125,12 +127,13 @@ func (s *Server) originAllowed(r *http.Request) bool {
 // serveWebSocket upgrades and returns: net/http's buffers, request and stack go
 // with it, and a fresh goroutine with a small stack reads the connection.
 func (s *Server) serveWebSocket(w http.ResponseWriter, r *http.Request) {
-	if s.draining.Load() || s.unready.Load() {
-		http.Error(w, "this node takes no connections now", http.StatusServiceUnavailable)
+	place, ok := s.admit(w, r)
+	if !ok {
 		return
 	}
 	ws, err := s.upgrader.Upgrade(w, r, nil)
 	if err != nil {
+		place.release()
 		return // Upgrade has answered
 	}
 	k := jsonWS
@@ -140,11 +143,13 @@ func (s *Server) serveWebSocket(w http.ResponseWriter, r *http.Request) {
 	conn := newWSConn(ws, s.cfg, s.metrics)
 	sess := newSession(s, k, conn, time.Now())
 	sess.carry(s.requestToken(r))
+	sess.seat = place
 	// The check above may be long ago: add is what stop and Shutdown rely on.
 	if !s.sessions.add(sess, func() { s.readers.Add(1); go s.read(conn, sess) }) {
 		conn.Close(disconnectShutdown)
 		conn.discard()
 		conn.drain()
+		place.release()
 	}
 }
 
@@ -169,6 +174,7 @@ func (s *Server) leave(conn *wsConn, sess *session, why disconnect) {
 	}
 	sess.ended(conn.reason(why))
 	conn.drain()
+	sess.seat.release()
 	sess.settle()
 }
 

@@ -21,6 +21,7 @@ type session struct {
 	kind kind
 	t    transport
 	id   string
+	seat *seat // nil unless a limit has to be remembered; set before it is read from
 
 	index int // in Sessions.all, guarded by Sessions.mu
 

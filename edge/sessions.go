@@ -17,7 +17,8 @@ type Sessions struct {
 	all    []*session
 	byID   map[string]*session
 	byUser map[string][]*session
-	full   bool // no session is added any more
+	full   bool           // no session is added any more
+	held   map[string]int // by user: places taken by reserve, not by byUser yet
 	// joining has the sessions whose connect reply is not out yet, with what was
 	// pushed to them and waits for it.
 	joining map[*session][]func()
@@ -25,7 +26,7 @@ type Sessions struct {
 
 // NewSessions returns an empty set.
 func NewSessions() *Sessions {
-	return &Sessions{byID: make(map[string]*session), byUser: make(map[string][]*session), joining: make(map[*session][]func())}
+	return &Sessions{byID: make(map[string]*session), byUser: make(map[string][]*session), joining: make(map[*session][]func()), held: make(map[string]int)}
 }
 
 var _ router.Sessions = (*Sessions)(nil)
@@ -52,12 +53,32 @@ func (ss *Sessions) refuse() []*session {
 	return slices.Clone(ss.all)
 }
 
+// reserve takes one of limit places of user (0 is no limit), or returns false when
+// there is none. identified must follow.
+func (ss *Sessions) reserve(user string, limit int) bool {
+	if limit == 0 || user == "" {
+		return true
+	}
+	ss.mu.Lock()
+	defer ss.mu.Unlock()
+	if len(ss.byUser[user])+ss.held[user] >= limit {
+		return false
+	}
+	ss.held[user]++
+	return true
+}
+
 // identified makes s reachable by client and user, so that whoever saw the connect
 // reply can count on it; what is sent to s waits for replied. It returns false when
 // s has been removed.
 func (ss *Sessions) identified(s *session) bool {
 	ss.mu.Lock()
 	defer ss.mu.Unlock()
+	if n := ss.held[s.info.User]; n > 1 {
+		ss.held[s.info.User]--
+	} else if n == 1 {
+		delete(ss.held, s.info.User)
+	}
 	if s.index < 0 {
 		return false
 	}

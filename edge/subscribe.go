@@ -105,6 +105,7 @@ func (s *session) admitTo(req *protocol.SubscribeRequest, state *channelState) (
 	case subscribed:
 		return invitation{}, router.Errorf(router.CodeConflict, "already subscribed")
 	case count > s.srv.cfg.ChannelLimit:
+		s.srv.metrics.refuse(refusedChannels)
 		return invitation{}, router.Errorf(router.CodeLimit, "more than %d channels", s.srv.cfg.ChannelLimit)
 	}
 	if err := s.checkPayload(ns); err != nil {
