@@ -46,6 +46,7 @@ type metrics struct {
 	attempts      counters[attemptResult]
 	refused       counters[refusal]
 	ingested      counters[ingestResult]
+	userLimit     counters[userLimitResult]
 	movedAtLeader prometheus.Counter
 }
 
@@ -60,6 +61,9 @@ func newMetrics(r prometheus.Registerer) *metrics {
 		ingested: newCounters(r, "headrace_persistence_ingested_total",
 			"Messages published by plain NATS clients, by result.", "result",
 			ingestStored, ingestDead, ingestRetried),
+		userLimit: newCounters(r, "headrace_persistence_user_limit_total",
+			"Publications checked against the limit per user, by result.", "result",
+			userLimitAllowed, userLimitRefused, userLimitRepeated, userLimitLocal),
 		movedAtLeader: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "headrace_persistence_moved_at_leader_total",
 			Help: "Tail checks answered by the leader key by key, because no replica was current.",
