@@ -2,7 +2,6 @@ package edge
 
 import (
 	"context"
-	"crypto/subtle"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -89,18 +88,6 @@ func writeJSON(w http.ResponseWriter, status int, v any) {
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(status)
 	json.NewEncoder(w).Encode(v) //nolint:errcheck // the peer is gone then
-}
-
-// apiKeyValid compares in constant time.
-func (s *Server) apiKeyValid(r *http.Request) bool {
-	if s.cfg.APIInsecure {
-		return true
-	}
-	key := r.Header.Get("X-API-Key")
-	if scheme, rest, ok := strings.Cut(r.Header.Get("Authorization"), " "); key == "" && ok && strings.EqualFold(scheme, "apikey") {
-		key = rest
-	}
-	return s.cfg.APIKey != "" && subtle.ConstantTimeCompare([]byte(key), []byte(s.cfg.APIKey)) == 1
 }
 
 // malformedError is a request that is not what the method takes.

@@ -76,9 +76,10 @@ type Config struct {
 	// MaxHistoryLimit bounds the publications of one history reply to a client.
 	MaxHistoryLimit int
 
-	// APIKey protects the HTTP API. With "" the API refuses every request unless
-	// APIInsecure is set.
+	// APIKey and APIKeys protect the HTTP API; each one is valid. Without any the
+	// API refuses every request unless APIInsecure is set.
 	APIKey      string
+	APIKeys     []string
 	APIInsecure bool
 	// MaxAPIBytes bounds one HTTP API request.
 	MaxAPIBytes int64

@@ -149,8 +149,6 @@ func (r refusal) status() (int, string) {
 		return http.StatusServiceUnavailable, "this node has as many connections as it may have"
 	case refusedConnectRate:
 		return http.StatusServiceUnavailable, "too many new connections at once; try again in a moment"
-	case refusedOrigin:
-		return http.StatusForbidden, "pages of this origin may not connect"
 	default:
 		return http.StatusServiceUnavailable, "this node takes no connections now"
 	}
@@ -167,8 +165,6 @@ func (s *Server) admit(w http.ResponseWriter, r *http.Request) (*seat, bool) {
 		why = refusedDraining
 	case s.unready.Load():
 		why = refusedNotReady
-	case !s.originAllowed(r):
-		why = refusedOrigin
 	default:
 		taken, why = s.gate.enter(r)
 	}
@@ -177,9 +173,7 @@ func (s *Server) admit(w http.ResponseWriter, r *http.Request) (*seat, bool) {
 	}
 	s.metrics.refuse(why)
 	status, text := why.status()
-	if status != http.StatusForbidden {
-		w.Header().Set("Retry-After", "1")
-	}
+	w.Header().Set("Retry-After", "1")
 	w.Header().Set("Connection", "close")
 	http.Error(w, text, status)
 	return nil, false

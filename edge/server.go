@@ -2,12 +2,8 @@ package edge
 
 import (
 	"context"
-	"errors"
 	"log/slog"
 	"net/http"
-	"net/url"
-	"slices"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -29,6 +25,7 @@ type Server struct {
 	node     Router
 	sessions *Sessions
 	gate     *gate
+	apiKeys  keySet
 	verifier *token.Verifier // of connection tokens; nil without a key
 	metrics  *metrics
 	log      *slog.Logger
@@ -63,6 +60,7 @@ func New(cfg Config, node Router, sessions *Sessions) (*Server, error) {
 	s.rpcSlots = make(chan struct{}, cfg.RPCMaxInflight)
 	s.apiSlots = make(chan struct{}, cfg.APIMaxInflight)
 	s.metrics = newMetrics(cfg.Registry, func() float64 { return float64(sessions.Count()) })
+	s.apiKeys = newKeySet(append(cfg.APIKeys, cfg.APIKey)...)
 	s.gate = newGate(&s.cfg.Limits, s.metrics)
 	if err := s.openVerifiers(); err != nil {
 		return nil, err
@@ -74,7 +72,7 @@ func New(cfg Config, node Router, sessions *Sessions) (*Server, error) {
 		WriteBufferSize: 512, // used for the 101 response only
 		WriteBufferPool: &sync.Pool{},
 		Subprotocols:    []string{protobufSubprotocol, "centrifuge-json"},
-		CheckOrigin:     func(*http.Request) bool { return true }, // admit has looked
+		CheckOrigin:     func(*http.Request) bool { return true }, // cors has looked
 	}
 	s.serveAPI()
 	for k := range numKinds {
@@ -87,41 +85,6 @@ func New(cfg Config, node Router, sessions *Sessions) (*Server, error) {
 		}
 	}
 	return s, nil
-}
-
-// Handler serves the client transports, the HTTP API and /health.
-func (s *Server) Handler() http.Handler {
-	mux := http.NewServeMux()
-	mux.HandleFunc("GET /connection/websocket", s.serveWebSocket)
-	mux.Handle("/api/", s.apiHandler())
-	mux.HandleFunc("GET /health", s.serveHealth)
-	return mux
-}
-
-func (s *Server) serveHealth(w http.ResponseWriter, _ *http.Request) {
-	err := s.node.Ready()
-	if s.draining.Load() {
-		err = errors.New("shutting down")
-	}
-	if err != nil {
-		http.Error(w, err.Error(), http.StatusServiceUnavailable)
-		return
-	}
-	w.Write([]byte("{}\n")) //nolint:errcheck // the peer is gone then
-}
-
-// originAllowed protects browsers' users from pages of other sites. Requests
-// without Origin do not come from a page.
-func (s *Server) originAllowed(r *http.Request) bool {
-	origin := r.Header.Get("Origin")
-	if origin == "" {
-		return true
-	}
-	if slices.Contains(s.cfg.AllowedOrigins, "*") || slices.Contains(s.cfg.AllowedOrigins, origin) {
-		return true
-	}
-	u, err := url.Parse(origin)
-	return err == nil && strings.EqualFold(u.Host, r.Host)
 }
 
 // serveWebSocket upgrades and returns: net/http's buffers, request and stack go

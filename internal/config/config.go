@@ -17,8 +17,11 @@ type Config struct {
 	Insecure            bool        `yaml:"insecure" doc:"every client and API call may do everything; loopback only"`
 	InsecureAllowRemote bool        `yaml:"insecure_allow_remote" doc:"allows insecure modes on addresses other machines can reach"`
 	Demo                bool        `yaml:"demo" doc:"serves the demo chat at / and gives a token to everyone who asks it"`
+	TLS                 ServerTLS   `yaml:"tls"`
+	Internal            Internal    `yaml:"internal"`
 	NATS                NATS        `yaml:"nats"`
 	Client              Client      `yaml:"client"`
+	Limits              Limits      `yaml:"limits"`
 	HTTPAPI             HTTPAPI     `yaml:"http_api"`
 	RPC                 RPC         `yaml:"rpc"`
 	Router              Router      `yaml:"router"`
@@ -54,7 +57,7 @@ type Client struct {
 	Token            Token         `yaml:"token"`
 	SubToken         SubToken      `yaml:"subscription_token"`
 	AllowAnonymous   bool          `yaml:"allow_anonymous" doc:"clients may connect without a token"`
-	AllowedOrigins   []string      `yaml:"allowed_origins" doc:"origins of web pages that may connect, * is any; pages of this host always may"`
+	AllowedOrigins   []string      `yaml:"allowed_origins" doc:"origins of web pages that may connect and call the API, * is any; pages of this host always may"`
 	PingInterval     time.Duration `yaml:"ping_interval" doc:"time between pings to a client"`
 	PongTimeout      time.Duration `yaml:"pong_timeout" doc:"how long a client may take to answer a ping"`
 	ConnectTimeout   time.Duration `yaml:"connect_timeout" doc:"how long a new connection may take to send its connect command"`
@@ -98,9 +101,11 @@ type SubToken struct {
 
 // HTTPAPI is who may call the server API.
 type HTTPAPI struct {
-	Key      string `yaml:"key" secret:"true" doc:"key that callers send as X-API-Key; empty closes the API"`
-	Insecure bool   `yaml:"insecure" doc:"calls need no key; loopback only"`
-	MaxBytes int    `yaml:"max_bytes" doc:"largest request to the API"`
+	Key      string   `yaml:"key" secret:"true" doc:"key that callers send as X-API-Key; empty closes the API"`
+	Keys     []string `yaml:"keys" secret:"true" doc:"further keys, so that callers can change to a new one at their own time; at least 16 bytes each"`
+	External bool     `yaml:"external" doc:"serves the API on address even when there is an internal listener"`
+	Insecure bool     `yaml:"insecure" doc:"calls need no key; loopback only"`
+	MaxBytes int      `yaml:"max_bytes" doc:"largest request to the API"`
 
 	MaxInflight int `yaml:"max_inflight" doc:"API calls under way on a node, of HTTP and of NATS each; more are answered with error 111"`
 }
@@ -189,8 +194,10 @@ func Default() Config {
 			ExpireGrace:      25 * time.Second,
 			DrainWindow:      5 * time.Second,
 		},
-		HTTPAPI: HTTPAPI{MaxBytes: 4 << 20, MaxInflight: 512},
-		RPC:     RPC{Timeout: 5 * time.Second, MaxInflight: 1024},
+		Internal: Internal{PProf: true},
+		Limits:   defaultLimits(),
+		HTTPAPI:  HTTPAPI{MaxBytes: 4 << 20, MaxInflight: 512},
+		RPC:      RPC{Timeout: 5 * time.Second, MaxInflight: 1024},
 		Router: Router{
 			Linger:            30 * time.Second,
 			SweepInterval:     30 * time.Second,

@@ -24,6 +24,7 @@ func (d *decoder) validate(cfg *Config) {
 	check(!cfg.HTTPAPI.Insecure || !remote, "http_api.insecure", remedy, cfg.Address)
 	validateNATS(&cfg.NATS, cfg.Data, check)
 	validateClient(&cfg.Client, check)
+	validateFrontDoor(cfg, check)
 	validateTokens(&cfg.Client, check)
 	check(cfg.HTTPAPI.MaxBytes > 0, "http_api.max_bytes", "%d must be positive", cfg.HTTPAPI.MaxBytes)
 	check(cfg.HTTPAPI.MaxInflight > 0, "http_api.max_inflight", "%d must be positive", cfg.HTTPAPI.MaxInflight)
