@@ -2,6 +2,7 @@ package main
 
 import (
 	"net/http"
+	"net/http/pprof"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus/promhttp"
@@ -11,18 +12,55 @@ import (
 	"github.com/headrace/headrace/internal/webui"
 )
 
-// handler is everything a node serves on its one address.
-func (n *node) handler(cfg config.Config) http.Handler {
+// clientHandler is what clients reach. Without an internal listener it is
+// everything but pprof.
+func (n *node) clientHandler(cfg config.Config) http.Handler {
 	mux := http.NewServeMux()
-	clients := n.edge.Handler()
-	mux.Handle("/connection/", clients)
-	mux.Handle("/api/", clients)
-	mux.Handle("GET /metrics", promhttp.HandlerFor(n.registry, promhttp.HandlerOpts{}))
-	mux.Handle("GET /health", clients)
+	mux.Handle("/connection/", n.edge.Transports())
+	mux.Handle("GET /health", n.edge.Health())
+	internal := cfg.Internal.Address != ""
+	if !internal {
+		mux.Handle("GET /metrics", n.metricsHandler())
+	}
+	if !internal || cfg.HTTPAPI.External {
+		mux.Handle("/api/", n.edge.API())
+	} else {
+		mux.HandleFunc("/api/", apiElsewhere)
+	}
 	if cfg.Demo {
 		mux.Handle("/", webui.Handler(demoTokens(cfg.Client.Token)))
 	}
 	return mux
+}
+
+// internalHandler is what operators and back ends reach.
+func (n *node) internalHandler(cfg config.Config) http.Handler {
+	mux := http.NewServeMux()
+	mux.Handle("/api/", n.edge.API())
+	mux.Handle("GET /metrics", n.metricsHandler())
+	mux.Handle("GET /health", n.edge.Health())
+	mux.Handle("GET /health/ready", n.edge.Readiness())
+	mux.HandleFunc("GET /health/live", func(w http.ResponseWriter, _ *http.Request) {
+		w.Write([]byte("{}\n")) //nolint:errcheck // the peer is gone then
+	})
+	if cfg.Internal.PProf {
+		// Not cmdline: flags may hold secrets.
+		mux.HandleFunc("GET /debug/pprof/", pprof.Index)
+		mux.HandleFunc("GET /debug/pprof/profile", pprof.Profile)
+		mux.HandleFunc("GET /debug/pprof/symbol", pprof.Symbol)
+		mux.HandleFunc("GET /debug/pprof/trace", pprof.Trace)
+	}
+	return mux
+}
+
+func (n *node) metricsHandler() http.Handler {
+	return promhttp.HandlerFor(n.registry, promhttp.HandlerOpts{})
+}
+
+func apiElsewhere(w http.ResponseWriter, _ *http.Request) {
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(http.StatusNotFound)
+	w.Write([]byte(`{"error":{"code":404,"message":"the API is on the internal listener"}}` + "\n")) //nolint:errcheck // the peer is gone then
 }
 
 // demoTTL is the life of the demo's tokens; the page asks for new ones.

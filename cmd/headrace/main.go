@@ -137,6 +137,8 @@ func hintFor(err error) string {
 		return "give the key of the server's http_api.key with --api-key or in " + envAPIKey
 	case errors.As(err, &api) && api.Code == 104:
 		return "no back end answers; one that subscribes to <nats.prefix>.rpc.<method> in NATS would, see docs/api.md"
+	case errors.As(err, &api) && api.Status == 404:
+		return "with internal.address set the API is there only: name that address with --url, or set http_api.external"
 	case errors.As(err, &api) && api.Code == 102, errors.As(err, &ws) && ws.Code == 102:
 		return "the part before the first colon must be one of the server's namespaces"
 	case errors.As(err, &ws) && ws.Code == 103:

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -21,6 +22,7 @@ type broker struct {
 	core   *nats.Conn        // live copies, control
 	store  *nats.Conn        // JetStream
 	closed chan error        // a connection that gave up for good
+	denied atomic.Int64      // permission violations so far
 }
 
 // openBroker starts the embedded server or connects to the configured one,
@@ -97,6 +99,9 @@ func (b *broker) handlers(purpose, nodeID string, log *slog.Logger) []nats.Optio
 		}),
 		nats.ReconnectHandler(func(c *nats.Conn) { log.Info("nats reconnected", "server", c.ConnectedUrlRedacted()) }),
 		nats.ErrorHandler(func(_ *nats.Conn, sub *nats.Subscription, err error) {
+			if errors.Is(err, nats.ErrPermissionViolation) {
+				b.denied.Add(1)
+			}
 			if sub != nil {
 				log.Error("nats error", "err", err, "subject", sub.Subject)
 				return

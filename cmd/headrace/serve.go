@@ -3,14 +3,10 @@ package main
 import (
 	"context"
 	"crypto/rand"
-	"errors"
 	"fmt"
 	"io"
 	"log/slog"
-	"net"
-	"net/http"
 	"os"
-	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
@@ -52,14 +48,12 @@ func (a *app) serve(ctx context.Context, cfg config.Config) error {
 		cfg.Client.Token.HMACSecretKey = rand.Text()
 	}
 	// First of all, so that a taken address is known before NATS has started.
-	listener, err := net.Listen("tcp", cfg.Address)
+	clients, internal, err := openListeners(cfg, log)
 	if err != nil {
-		return fmt.Errorf("serve clients: %w", err)
+		return err
 	}
-	defer listener.Close()
-	if cfg.Demo && !listener.Addr().(*net.TCPAddr).IP.IsLoopback() {
-		log.Warn("the demo lets in everyone who can reach this address", "addr", listener.Addr().String())
-	}
+	defer clients.close()
+	defer internal.close()
 	nodeID := rand.Text()
 	b, err := openBroker(ctx, cfg, nodeID, log)
 	if err != nil {
@@ -70,21 +64,26 @@ func (a *app) serve(ctx context.Context, cfg config.Config) error {
 		b.close()
 		return err
 	}
-	web := &http.Server{
-		Handler:           n.handler(cfg),
-		ReadHeaderTimeout: cfg.Client.ConnectTimeout,
-		IdleTimeout:       2 * time.Minute,
-		MaxHeaderBytes:    16 << 10,
-		ErrorLog:          slog.NewLogLogger(log.With("part", "http").Handler(), slog.LevelDebug),
+	parts := []lifecycle.Part{
+		{Name: "nats", Run: b.run},
+		{Name: "persistence", Run: n.store.Run},
+		{Name: "router", Run: n.router.Run},
+		{Name: "edge", Run: n.edge.Run},
 	}
-	fmt.Fprintf(a.stdout, "Headrace %s listens on http://%s/\n", versionString(), listener.Addr())
-	err = lifecycle.Run(ctx, log,
-		lifecycle.Part{Name: "nats", Run: b.run},
-		lifecycle.Part{Name: "persistence", Run: n.store.Run},
-		lifecycle.Part{Name: "router", Run: n.router.Run},
-		lifecycle.Part{Name: "edge", Run: n.edge.Run},
-		lifecycle.Part{Name: "http", Run: func(ctx context.Context) error { return serveHTTP(ctx, web, listener, n.edge) }},
-	)
+	fmt.Fprintf(a.stdout, "Headrace %s listens on %s\n", versionString(), clients.url())
+	if internal != nil {
+		internal.server.Handler = n.internalHandler(cfg)
+		fmt.Fprintf(a.stdout, "Metrics and the API are on %s\n", internal.url())
+		// Stopped after the clients' listener, so that a drain can be watched.
+		parts = append(parts, lifecycle.Part{Name: "internal http", Run: func(ctx context.Context) error {
+			return internal.run(ctx, stopTimeout(cfg), func(context.Context) error { return nil })
+		}})
+	}
+	clients.server.Handler = n.clientHandler(cfg)
+	parts = append(parts, lifecycle.Part{Name: "http", Run: func(ctx context.Context) error {
+		return clients.run(ctx, stopTimeout(cfg), n.edge.Shutdown)
+	}})
+	err = lifecycle.Run(ctx, log, parts...)
 	log.Info("stopped", "err", err)
 	return err
 }
@@ -102,7 +101,7 @@ func newNode(ctx context.Context, cfg config.Config, nodeID string, b *broker, l
 	n.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	buildInfo := prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "headrace_build_info", Help: "1, labelled with the version."}, []string{"version"})
 	buildInfo.WithLabelValues(versionString()).Set(1)
-	n.registry.MustRegister(buildInfo)
+	n.registry.MustRegister(buildInfo, &natsMetrics{b})
 
 	opening, cancel := context.WithTimeout(ctx, cfg.NATS.OpenTimeout)
 	defer cancel()
@@ -124,7 +123,14 @@ func newNode(ctx context.Context, cfg config.Config, nodeID string, b *broker, l
 	if err != nil {
 		return nil, err
 	}
-	n.edge, err = edge.New(edgeConfig(cfg, nodeID, log, n.registry), n.router, sessions)
+	ec := edgeConfig(cfg, nodeID, log, n.registry)
+	if u := cfg.Limits.UserMessages; u.Enabled {
+		ec.UserLimit, err = n.store.UserLimit(opening, persistence.UserLimitConfig{Messages: u.Messages, Window: u.Window})
+		if err != nil {
+			return nil, &hintError{err: err, hint: openHint(cfg, clustered)}
+		}
+	}
+	n.edge, err = edge.New(ec, n.router, sessions)
 	return n, err
 }
 
@@ -134,32 +140,6 @@ func openHint(cfg config.Config, clustered bool) string {
 	}
 	return fmt.Sprintf("the NATS servers must run JetStream, and streams with %d replicas need as many of them; nats.replicas sets the number", replicas(cfg, clustered))
 }
-
-// serveHTTP serves until ctx ends, then lets no one in any more, disconnects the
-// sessions and waits for requests under way.
-func serveHTTP(ctx context.Context, web *http.Server, l net.Listener, e *edge.Server) error {
-	served := make(chan error, 1)
-	go func() { served <- web.Serve(l) }()
-	select {
-	case err := <-served:
-		return err
-	case <-ctx.Done():
-	}
-	stopping, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopTimeout)
-	defer cancel()
-	drained := e.Shutdown(stopping)
-	err := web.Shutdown(stopping)
-	if errors.Is(err, context.DeadlineExceeded) {
-		err = web.Close() // requests that take longer are cut
-	}
-	if serveErr := <-served; !errors.Is(serveErr, http.ErrServerClosed) {
-		err = errors.Join(err, serveErr)
-	}
-	return errors.Join(drained, err)
-}
-
-// stopTimeout bounds the wait for sessions and requests when the process stops.
-const stopTimeout = 25 * time.Second
 
 // newLogger writes to w as cfg says. cfg is validated.
 func newLogger(cfg config.Log, w io.Writer) *slog.Logger {

@@ -113,6 +113,22 @@ func edgeConfig(cfg config.Config, nodeID string, log *slog.Logger, reg promethe
 	e.PersonalNamespace = cfg.Client.PersonalNS
 	e.MaxAPIBytes = int64(cfg.HTTPAPI.MaxBytes)
 	e.AllowedOrigins = cfg.Client.AllowedOrigins
+	e.APIKeys, e.Limits = cfg.HTTPAPI.Keys, edgeLimits(&cfg.Limits)
 	e.Registry, e.Log = reg, log.With("part", "edge")
 	return e
+}
+
+func edgeLimits(l *config.Limits) edge.Limits {
+	burst := func(n, rate int) int {
+		if n == 0 {
+			return rate
+		}
+		return n
+	}
+	return edge.Limits{
+		Connections: l.Connections, ConnectionsPerIP: l.ConnectionsPerIP, ConnectionsPerUser: l.ConnectionsPerUser,
+		ConnectRate: float64(l.ConnectRate), ConnectBurst: burst(l.ConnectBurst, l.ConnectRate),
+		CommandRate: float64(l.CommandRate), CommandBurst: burst(l.CommandBurst, l.CommandRate),
+		TrustedProxies: l.Networks(),
+	}
 }

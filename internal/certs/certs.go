@@ -108,13 +108,3 @@ func notAfter(c *tls.Certificate) string {
 	}
 	return c.Leaf.NotAfter.UTC().Format(time.RFC3339)
 }
-
-// NotAfter returns when the certificate in use expires.
-func (f *File) NotAfter() time.Time {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if f.cert.Leaf == nil {
-		return time.Time{}
-	}
-	return f.cert.Leaf.NotAfter
-}
