@@ -56,7 +56,7 @@ func openBroker(ctx context.Context, cfg config.Config, nodeID string, log *slog
 	}
 	if err := b.wait(ctx, cfg.NATS.OpenTimeout); err != nil {
 		b.close()
-		return nil, fmt.Errorf("connect to nats at %s: %w", cfg.NATS.URL, err)
+		return nil, fmt.Errorf("connect to nats at %s: %w", config.RedactURLs(cfg.NATS.URL), err)
 	}
 	return b, nil
 }

@@ -31,7 +31,7 @@ type Config struct {
 
 // NATS says where NATS is and how to log in.
 type NATS struct {
-	URL         string        `yaml:"url" doc:"servers to use, comma separated; empty runs one inside the process"`
+	URL         string        `yaml:"url" secret:"url" doc:"servers to use, comma separated; empty runs one inside the process"`
 	Listen      string        `yaml:"listen" doc:"host:port on which the embedded server takes NATS clients; empty opens none"`
 	Credentials string        `yaml:"credentials" doc:"path of a NATS credentials file"`
 	NKey        string        `yaml:"nkey" doc:"path of an nkey seed file"`

@@ -2,9 +2,8 @@ package config
 
 import (
 	"net/netip"
+	"net/url"
 	"os"
-	"slices"
-	"strconv"
 	"strings"
 	"time"
 )
@@ -65,6 +64,10 @@ func validateFrontDoor(cfg *Config, check checkFunc) {
 	for i, key := range cfg.HTTPAPI.Keys {
 		check(len(key) >= minKeyBytes, "http_api.keys", "key %d of the list has %d bytes; use at least %d, from `openssl rand -hex 32` for example", i+1, len(key), minKeyBytes)
 	}
+	for part := range strings.SplitSeq(cfg.NATS.URL, ",") {
+		_, err := url.Parse(strings.TrimSpace(part))
+		check(err == nil, "nats.url", "has an address that is no URL; write nats://host:4222, several with commas") // it may hold a password: not shown
+	}
 	l := &cfg.Limits
 	for path, n := range map[string]int{
 		"limits.connections": l.Connections, "limits.connections_per_ip": l.ConnectionsPerIP, "limits.connections_per_user": l.ConnectionsPerUser,
@@ -119,31 +122,4 @@ func parseNetwork(text string) (netip.Prefix, error) {
 	}
 	p, err := netip.ParsePrefix(text)
 	return p.Masked(), err
-}
-
-// Secrets returns the values of all settings that must not be told, those of
-// fewer than 4 bytes aside: they are found in anything.
-func Secrets(cfg Config) []string {
-	var out []string
-	for _, k := range Keys() {
-		if !k.Secret {
-			continue
-		}
-		v, _ := lookup(&cfg, k.Path)
-		switch value := v.Interface().(type) {
-		case string:
-			out = append(out, value)
-		case []string:
-			out = append(out, value...)
-		}
-	}
-	return slices.DeleteFunc(out, func(s string) bool { return len(s) < 4 })
-}
-
-// redactedText is what stands for a secret in print.
-func redactedText(list bool) string {
-	if list {
-		return "[" + strconv.Quote(redacted) + "]"
-	}
-	return strconv.Quote(redacted)
 }

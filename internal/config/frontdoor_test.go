@@ -30,6 +30,7 @@ func TestFrontDoorProblemsSayWhereAndWhatToDo(t *testing.T) {
 		"no host:port":              {"internal: {address: \"8001\"}\n", []string{`internal.address: "8001" is not host:port`}},
 		"insecure API for all":      {"http_api: {insecure: true}\ninternal: {address: 0.0.0.0:8001}\n", []string{"h.yaml:2:12: internal.address: 0.0.0.0:8001 can be reached by other machines", "insecure_allow_remote"}},
 		"short API key":             {"http_api:\n  keys: [abc]\n", []string{"h.yaml:2:3: http_api.keys: key 1 of the list has 3 bytes; use at least 16"}},
+		"bad NATS address":          {"nats: {url: \"nats://u:se%zzcret@a\"}\n", []string{"h.yaml:1:8: nats.url: has an address that is no URL"}},
 		"all is well":               {"limits: {connections: 5, command_rate: 10, command_burst: 20, trusted_proxies: [10.0.0.1, \"fd00::/8\"], user_messages: {enabled: true}}\ninternal: {address: 0.0.0.0:8001}\nhttp_api: {keys: [0123456789abcdef]}\n", nil},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -50,6 +51,7 @@ func TestListsOfSecretsAreHiddenAndFound(t *testing.T) {
 	cfg := Default()
 	cfg.HTTPAPI.Keys = []string{"first-secret-of-two", "second-secret-of-two"}
 	cfg.NATS.Password = "third-secret"
+	cfg.NATS.URL = "nats://someone:fourth-secret@a:4222, nats://token-secret@b"
 	var b strings.Builder
 	if err := Print(&b, cfg); err != nil {
 		t.Fatal(err)
@@ -60,8 +62,22 @@ func TestListsOfSecretsAreHiddenAndFound(t *testing.T) {
 	if _, problems := load(t, b.String(), nil); strings.Contains(problems, "want a list") {
 		t.Error(problems)
 	}
-	if got := Secrets(cfg); !slices.Contains(got, "second-secret-of-two") || !slices.Contains(got, "third-secret") || len(got) != 3 {
+	if got := Secrets(cfg); !slices.Contains(got, "second-secret-of-two") || !slices.Contains(got, "third-secret") || len(got) != 5 {
 		t.Errorf("secrets: %q", got)
+	}
+}
+
+func TestRedactURLs(t *testing.T) {
+	for in, want := range map[string]string{
+		"":                                   "",
+		"nats://a:4222,b":                    "nats://a:4222,b",
+		"nats://u:secret@a:4222":             "nats://u:xxxxx@a:4222",
+		"nats://secret@a, nats://u:secret@b": "nats://xxxxx@a,nats://u:xxxxx@b",
+		"nats://u:se%zzcret@a":               "(redacted)@a",
+	} {
+		if got := RedactURLs(in); got != want {
+			t.Errorf("%s becomes %s, want %s", in, got, want)
+		}
 	}
 }
 

@@ -36,7 +36,7 @@ func printStruct(b *strings.Builder, v reflect.Value, indent string) {
 				b.WriteString(strings.Replace(item.String(), indent+"    ", indent+"  - ", 1))
 			}
 		case f.Tag.Get("secret") != "" && !value.IsZero():
-			fmt.Fprintf(b, "%s %s\n", key, redactedText(f.Type.Kind() == reflect.Slice))
+			fmt.Fprintf(b, "%s %s\n", key, secretText(f.Tag.Get("secret"), value))
 		default:
 			fmt.Fprintf(b, "%s %s\n", key, scalarText(value))
 		}
