@@ -85,6 +85,9 @@ func (s *Store) openIngest(ctx context.Context) (*ingest, error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := s.ensureConsumer(ctx, in.Name); err != nil {
+		return nil, err
+	}
 	return &ingest{
 		s: s, stream: in.Name, dead: s.cfg.Prefix + ".dead.in.", subjects: s.cfg.Prefix + ".in.",
 		incarnation: in.Metadata[metaIncarnation], taken: make(map[jetstream.Msg]struct{}),
@@ -95,6 +98,32 @@ func (s *Store) openIngest(ctx context.Context) (*ingest, error) {
 func (s *Store) ensurePlain(ctx context.Context, want jetstream.StreamConfig) (have jetstream.StreamConfig, err error) {
 	want.Metadata = map[string]string{metaVersion: strconv.Itoa(configVersion), metaIncarnation: newID()}
 	return s.ensure(ctx, want)
+}
+
+// ensureConsumer makes the consumer that all edges share, or changes it to what
+// this version wants. One that is right is only looked up: an edge needs no right
+// to make consumers then.
+func (s *Store) ensureConsumer(ctx context.Context, stream string) error {
+	want := ingestConsumerConfig()
+	for attempt := 0; ; attempt++ {
+		try, cancel := context.WithTimeout(ctx, ensureTimeout)
+		have, err := s.js.Consumer(try, stream, ingestConsumer)
+		if errors.Is(err, jetstream.ErrConsumerNotFound) {
+			have, err = s.js.CreateOrUpdateConsumer(try, stream, want)
+		}
+		if err == nil {
+			if c := have.CachedInfo().Config; c.AckWait != want.AckWait || c.MaxAckPending != want.MaxAckPending {
+				_, err = s.js.CreateOrUpdateConsumer(try, stream, want)
+			}
+		}
+		cancel()
+		if err == nil {
+			return nil
+		}
+		if !startupTemporary(err) || !pause(ctx, attempt+4) {
+			return fmt.Errorf("consumer of stream %s: %w", stream, err)
+		}
+	}
 }
 
 // run moves messages until ctx ends.
@@ -117,9 +146,14 @@ func ingestConsumerConfig() jetstream.ConsumerConfig {
 func (in *ingest) consume(ctx context.Context) error {
 	setup, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
-	c, err := in.s.js.CreateOrUpdateConsumer(setup, in.stream, ingestConsumerConfig())
+	c, err := in.s.js.Consumer(setup, in.stream, ingestConsumer)
+	if errors.Is(err, jetstream.ErrConsumerNotFound) {
+		if err = in.s.ensureConsumer(setup, in.stream); err == nil {
+			c, err = in.s.js.Consumer(setup, in.stream, ingestConsumer)
+		}
+	}
 	if err != nil {
-		return fmt.Errorf("create consumer: %w", err)
+		return fmt.Errorf("look up consumer: %w", err)
 	}
 	cc, err := c.Consume(in.take, jetstream.PullMaxMessages(ingestPending/4), jetstream.PullExpiry(10*time.Second))
 	if err != nil {

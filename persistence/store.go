@@ -2,6 +2,7 @@ package persistence
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync"
 	"time"
@@ -77,6 +78,21 @@ func (s *Store) open(ctx context.Context) error {
 	var err error
 	s.ingest, err = s.openIngest(ctx)
 	return err
+}
+
+// Provision makes the streams of cfg and what else edges need, so that they can
+// run without the right to make any. limit may be nil.
+func Provision(ctx context.Context, nc *nats.Conn, cfg Config, limit *UserLimitConfig) error {
+	s, err := Open(ctx, nc, cfg)
+	if err != nil {
+		return err
+	}
+	if limit != nil {
+		_, err = s.UserLimit(ctx, *limit)
+	}
+	ended, cancel := context.WithCancel(ctx)
+	cancel()
+	return errors.Join(err, s.Run(ended)) // releases it
 }
 
 // Log returns the log of a namespace with history.
