@@ -60,10 +60,11 @@ type harness struct {
 func newHarness(t testing.TB, replicas, edges int, tune ...func(*edge.Config)) *harness {
 	h := &harness{t: t, faults: newFaults(), tune: tune}
 	if replicas > 1 {
-		h.cluster = natstest.NewCluster(t, replicas)
+		h.cluster = natstest.NewCluster(t, replicas, withUsers(namespaces()))
 	} else {
-		h.server = natstest.Run(t, natstest.Listen())
+		h.server = natstest.Run(t, natstest.Listen(), withUsers(namespaces()))
 	}
+	h.provision()
 	for range edges {
 		h.edges = append(h.edges, h.startEdge())
 	}
@@ -96,6 +97,7 @@ func (h *harness) replace(i int) {
 	h.edges[i] = fresh
 }
 
+// connect connects a user who may do everything.
 func (h *harness) connect(options ...nats.Option) *nats.Conn {
 	options = append(persistence.ConnectOptions(), options...)
 	if h.cluster != nil {
@@ -123,16 +125,12 @@ func (h *harness) startEdge() *edgeProc {
 	h.t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	e := &edgeProc{cancel: cancel, id: fmt.Sprintf("edge-%d", h.nextID.Add(1))}
-	core, jets := h.connect(), h.connect()
+	core, jets := h.connectAs(edgeUser, e.id), h.connectAs(edgeUser, e.id)
 	e.conns = []*nats.Conn{core, jets}
-	replicas := 1
-	if h.cluster != nil {
-		replicas = 3
-	}
 	opening, stop := context.WithTimeout(ctx, 60*time.Second)
 	defer stop()
 	var err error
-	e.store, err = persistence.Open(opening, jets, persistence.Config{Namespaces: namespaces(), Replicas: replicas})
+	e.store, err = persistence.Open(opening, jets, persistence.Config{Namespaces: namespaces(), Replicas: h.replicas()})
 	if err != nil {
 		h.t.Fatalf("open store: %v", err)
 	}

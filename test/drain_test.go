@@ -12,6 +12,7 @@ import (
 
 	"github.com/headrace/headrace/router"
 	"github.com/headrace/headrace/test/check"
+	"github.com/headrace/headrace/test/follow"
 	"github.com/headrace/headrace/test/rawclient"
 )
 
@@ -40,25 +41,24 @@ func (h *harness) restart(i int) {
 	})
 }
 
-// chatter is one client that talks in its room and repeats what was not
-// answered, without an idempotency key: what an edge has taken it must answer.
-type chatter struct {
-	t        *chat
-	name     string
-	observer *check.Observer
-	next     int    // number of the message to send
-	silent   func() // all is said
-}
-
 // chat is 1,000 clients in rooms of ten while all edges are replaced.
 type chat struct {
-	h         *harness
-	k         *check.Checker
-	quiet     chan struct{} // closed when nobody talks any more
-	finished  chan struct{}
-	acked     sync.Map // channel + payload → true
-	count     atomic.Int64
-	shutdowns atomic.Int64
+	h       *harness
+	history *check.History
+	quiet   chan struct{} // closed when nobody talks any more
+	talking sync.WaitGroup
+	ends    atomic.Int64 // connections that ended while their client talked
+	answers sync.Map     // payload → true: the publications that were answered
+}
+
+// chatter is one client that talks in its room and repeats what was not answered,
+// without an idempotency key: so what an edge has taken it must answer.
+type chatter struct {
+	*chat
+	follow.Follower
+	next    int // number of the message to send
+	replies chan *rawclient.Reply
+	silent  func() // all is said
 }
 
 const (
@@ -68,45 +68,65 @@ const (
 )
 
 func TestE7RollingRestartLosesNothing(t *testing.T) {
-	c := &chat{h: newHarness(t, 1, 3), k: check.New(), quiet: make(chan struct{}), finished: make(chan struct{})}
-	var talking, clients sync.WaitGroup
-	var observers []*check.Observer
+	c := &chat{h: newHarness(t, 1, 3), history: check.NewHistory(nil), quiet: make(chan struct{})}
+	finished := make(chan struct{})
+	var clients sync.WaitGroup
+	var all []*chatter
 	for i := range chatClients {
-		me := &chatter{t: c, name: fmt.Sprintf("c%d", i)}
-		me.observer = c.k.Observer(me.name, fmt.Sprintf("h:room%d", i%chatRooms))
-		observers = append(observers, me.observer)
-		talking.Add(1)
-		me.silent = sync.OnceFunc(talking.Done)
-		clients.Go(me.run)
+		m := c.client(i)
+		all = append(all, m)
+		clients.Go(func() { m.Run(finished) })
 	}
 	for i := range 3 {
 		c.h.restart(i)
 	}
 	close(c.quiet)
-	talking.Wait()
-	stored := c.compareWithHistory(t)
+	c.talking.Wait()
+	targets, stored := c.compareWithHistory(t)
 	deadline := time.Now().Add(30 * time.Second)
-	for _, o := range observers {
-		for !o.CaughtUp() && time.Now().Before(deadline) {
+	for _, m := range all {
+		for time.Now().Before(deadline) {
+			if offset, _ := m.Position(m.Channels[0]); m.Attached() && offset >= targets[m.Channels[0]] {
+				break
+			}
 			time.Sleep(10 * time.Millisecond) // a poll with a deadline
 		}
 	}
-	close(c.finished)
-	clients.Wait()
-	res := c.k.Verify(observers)
-	for _, p := range res.Problems {
-		t.Error(p)
+	events, err := c.history.Events()
+	if err != nil {
+		t.Fatal(err)
 	}
-	t.Logf("%d publications acknowledged, %d stored, %d deliveries, %d clients told to go", c.count.Load(), stored, res.Seen, c.shutdowns.Load())
-	if res.Told > 0 || c.shutdowns.Load() < chatClients*9/10 || stored < chatClients {
-		t.Errorf("told of losses %d times; %d shutdowns, %d publications", res.Told, c.shutdowns.Load(), stored)
+	close(finished)
+	clients.Wait()
+	r := check.Verify(events, check.Rules{History: map[string]int{"h": 300}, Late: time.Minute, Gone: time.Minute})
+	for i, bad := range r.Violations {
+		if i < 10 {
+			t.Error(bad)
+		}
+	}
+	t.Logf("%d publications stored, %d deliveries, %d recoveries, %d connections ended", stored, r.Delivered, r.Recovered, c.ends.Load())
+	if r.Told > 0 || c.ends.Load() < chatClients*9/10 || stored < chatClients {
+		t.Errorf("told of losses %d times; %d connections ended, %d publications", r.Told, c.ends.Load(), stored)
 	}
 }
 
-// compareWithHistory checks that what was acknowledged is in the history, and
+func (c *chat) client(i int) *chatter {
+	m := &chatter{chat: c, replies: make(chan *rawclient.Reply, 4)}
+	m.Follower = follow.Follower{
+		Name: fmt.Sprintf("c%d", i), Channels: []string{fmt.Sprintf("h:room%d", i%chatRooms)}, History: c.history,
+		Edge: func() (string, string) { e := c.h.any(); return e.url, e.id },
+		Talk: m.talk, Reply: func(r *rawclient.Reply) { m.replies <- r },
+	}
+	c.talking.Add(1)
+	m.silent = sync.OnceFunc(c.talking.Done)
+	return m
+}
+
+// compareWithHistory checks that what was answered is in the history, and
 // everything there once: an edge that stores a message and does not answer makes
 // its client repeat it.
-func (c *chat) compareWithHistory(t *testing.T) (stored int) {
+func (c *chat) compareWithHistory(t *testing.T) (targets map[string]uint64, stored int) {
+	targets = make(map[string]uint64)
 	for room := range chatRooms {
 		channel := fmt.Sprintf("h:room%d", room)
 		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
@@ -115,99 +135,65 @@ func (c *chat) compareWithHistory(t *testing.T) (stored int) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		c.k.Target(channel, check.Position{Epoch: res.Position.Epoch, Offset: res.Position.Offset})
 		for _, pub := range res.Publications {
-			payload := string(pub.Data)
-			if _, acked := c.acked.LoadAndDelete(channel + payload); !acked {
-				t.Errorf("%s: %s at %d was never acknowledged, or before", channel, payload, pub.Offset)
+			if _, answered := c.answers.LoadAndDelete(string(pub.Data)); !answered {
+				t.Errorf("%s: %s at %d was never answered, or is there twice", channel, pub.Data, pub.Offset)
 			}
-			c.k.Ack(channel, payload, check.Position{Epoch: res.Position.Epoch, Offset: pub.Offset})
+			c.history.Add(check.Event{Kind: check.Final, Channel: channel, Offset: pub.Offset, Epoch: res.Position.Epoch, Payload: string(pub.Data)})
 		}
+		c.history.Add(check.Event{Kind: check.Target, Channel: channel, Offset: res.Position.Offset, Epoch: res.Position.Epoch})
+		targets[channel] = res.Position.Offset
 		stored += len(res.Publications)
 	}
-	c.acked.Range(func(key, _ any) bool {
-		t.Errorf("%v was acknowledged and is not in the history", key)
+	c.answers.Range(func(payload, _ any) bool {
+		t.Errorf("%v was answered and is not in the history", payload)
 		return true
 	})
-	return stored
+	return targets, stored
 }
 
-// run talks until quiet and listens until finished.
-func (m *chatter) run() {
-	for {
-		select {
-		case <-m.t.finished:
-			return
-		default:
-			m.attend()
-		}
-	}
-}
-
-// attend is one connection: it returns when that ends.
-func (m *chatter) attend() {
-	channel := m.observer.Channel()
-	replies := make(chan *rawclient.Reply, 4)
-	_, _, known := m.observer.Position()
-	c, err := rawclient.Dial(context.Background(), m.t.h.any().url, func(e rawclient.Event) {
-		switch {
-		case e.Reply != nil && e.Reply.Subscribe != nil:
-			m.observer.Subscribed(known, e.Reply.Subscribe)
-			replies <- e.Reply
-		case e.Reply != nil:
-			replies <- e.Reply
-		case e.Push.Pub != nil:
-			m.observer.Published(e.Push.Pub)
-		}
-	})
-	if err != nil {
-		time.Sleep(20 * time.Millisecond) // the reconnect pause of a client
-		return
-	}
-	defer c.Close()
-	ask := func(command string, body map[string]any) bool {
-		if _, err := c.Send(command, body); err != nil {
-			return false
-		}
-		select {
-		case r := <-replies:
-			return r.Error == nil
-		case <-c.Done():
-		}
-		select { // it may have come just before the end
-		case r := <-replies:
-			return r.Error == nil
-		default:
-			return false
-		}
-	}
-	if !ask("subscribe", subscribeBody(channel, m.observer)) {
-		return
-	}
+// talk is a client's part of one connection.
+func (m *chatter) talk(c *rawclient.Client) {
 	pause := time.NewTimer(rand.N(chatPause))
 	defer pause.Stop()
-	quiet := m.t.quiet
 	for {
 		select {
-		case <-pause.C:
-		case <-quiet:
+		case <-m.quiet:
 			m.silent()
-			quiet = nil
-			pause.Stop()
-			continue
-		case <-m.t.finished:
+			<-c.Done()
 			return
 		case <-c.Done():
-			m.t.shutdowns.Add(1)
+			m.ends.Add(1)
 			return
+		case <-pause.C:
 		}
-		payload, _ := json.Marshal(fmt.Sprintf("%s-%d", m.name, m.next))
-		m.t.k.Sending(channel, string(payload))
-		if ask("publish", map[string]any{"channel": channel, "data": json.RawMessage(payload)}) {
-			m.t.acked.Store(channel+string(payload), true)
-			m.t.count.Add(1)
+		payload, _ := json.Marshal(fmt.Sprintf("%s-%d", m.Name, m.next))
+		e := check.Event{Kind: check.Send, Who: m.Name, Channel: m.Channels[0], Payload: string(payload)}
+		m.history.Add(e)
+		if e.Kind = check.Refuse; m.publish(c, payload) {
+			e.Kind = check.Ack
+			m.answers.Store(string(payload), true)
 			m.next++
 		}
+		m.history.Add(e)
 		pause.Reset(chatPause)
+	}
+}
+
+// publish reports whether the publication was answered.
+func (m *chatter) publish(c *rawclient.Client, payload []byte) bool {
+	if _, err := c.Send("publish", map[string]any{"channel": m.Channels[0], "data": json.RawMessage(payload)}); err != nil {
+		return false
+	}
+	select {
+	case r := <-m.replies:
+		return r.Error == nil
+	case <-c.Done():
+	}
+	select { // it may have come just before the end
+	case r := <-m.replies:
+		return r.Error == nil
+	default:
+		return false
 	}
 }

@@ -33,6 +33,10 @@ type Follower struct {
 	// Pause is how long the client stops reading when a delivery comes, nearly
 	// always 0; nil is never.
 	Pause func() time.Duration
+	// Talk, when set, uses each connection meanwhile, on a goroutine of its own. It
+	// returns when c is done. Reply gets the replies to its commands.
+	Talk  func(c *rawclient.Client)
+	Reply func(r *rawclient.Reply)
 	// Retry is the pause before it comes back, 20 ms by default.
 	Retry time.Duration
 
@@ -101,6 +105,12 @@ func (f *Follower) attend(finished <-chan struct{}) (wanted bool) {
 		if a.subscribe(c, channel) != nil {
 			return false
 		}
+	}
+	if f.Talk != nil {
+		var talk sync.WaitGroup
+		talk.Go(func() { f.Talk(c) })
+		defer talk.Wait()
+		defer c.Close() // before the wait
 	}
 	settled := f.Settled
 	var cut <-chan time.Time
@@ -172,8 +182,13 @@ func (a *attendance) event(e rawclient.Event) {
 	case e.Reply != nil:
 		a.mu.Lock()
 		channel, id := a.asked[e.Reply.ID], a.id
+		_, mine := a.asked[e.Reply.ID]
 		asked := a.recover[channel]
 		a.mu.Unlock()
+		if !mine && a.f.Reply != nil {
+			a.f.Reply(e.Reply)
+			return
+		}
 		r := e.Reply.Subscribe
 		if e.Reply.Error != nil || r == nil {
 			a.leave(fmt.Sprintf("refused %s: %v", channel, e.Reply.Error))

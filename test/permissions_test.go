@@ -1,0 +1,98 @@
+package test
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nats.go"
+
+	"github.com/headrace/headrace/internal/natsperm"
+	"github.com/headrace/headrace/internal/natstest"
+	"github.com/headrace/headrace/persistence"
+	"github.com/headrace/headrace/router"
+)
+
+// The users of the tests' NATS servers. All edges of this suite run as edgeUser,
+// with what `headrace nats-permissions` prints and nothing else; streams are made
+// by provisionUser. Connections without a user belong to the tests themselves and
+// may do everything.
+const (
+	edgeUser      = "edge"
+	provisionUser = "provision"
+	testUser      = "test"
+)
+
+// permissionsOf returns what a user may do. It puts together what the packages
+// tell, as cmd/headrace does.
+func permissionsOf(user string, namespaces []router.Namespace) natsperm.Set {
+	s := router.Permissions(router.Config{Namespaces: namespaces}, router.PermissionOptions{API: true, RPC: true})
+	store := persistence.Permissions(persistence.Config{Namespaces: namespaces},
+		persistence.PermissionOptions{UserLimit: true, Provision: user == provisionUser})
+	s.Rules = append(s.Rules, store...)
+	return s
+}
+
+// withUsers makes a server with these users.
+func withUsers(namespaces []router.Namespace) natstest.Option {
+	return natstest.With(func(o *server.Options) {
+		o.NoAuthUser = testUser
+		o.Users = []*server.User{{Username: testUser, Password: testUser}}
+		for _, name := range []string{edgeUser, provisionUser} {
+			set := permissionsOf(name, namespaces)
+			o.Users = append(o.Users, &server.User{Username: name, Password: name, Permissions: serverPermissions(&set)})
+		}
+	})
+}
+
+func serverPermissions(s *natsperm.Set) *server.Permissions {
+	p := &server.Permissions{
+		Publish:   &server.SubjectPermission{Allow: s.Subjects(natsperm.Publish)},
+		Subscribe: &server.SubjectPermission{Allow: s.Subjects(natsperm.Subscribe)},
+	}
+	if r := s.Responses; r != nil {
+		p.Response = &server.ResponsePermission{MaxMsgs: r.Max, Expires: r.TTL}
+	}
+	return p
+}
+
+// loginOptions are those of a node: the user's login and an inbox of its own.
+func loginOptions(user, id string, denied func(error)) []nats.Option {
+	return []nats.Option{
+		nats.UserInfo(user, user),
+		nats.CustomInboxPrefix(natsperm.InboxPrefix("hr") + "." + id),
+		nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) {
+			if errors.Is(err, nats.ErrPermissionViolation) {
+				denied(err)
+			}
+		}),
+	}
+}
+
+// connectAs connects an edge, or who makes the streams. Anything that NATS denies
+// them fails the test.
+func (h *harness) connectAs(user, id string) *nats.Conn {
+	h.t.Helper()
+	return h.connect(loginOptions(user, id, func(err error) { h.t.Errorf("%s: %v", id, err) })...)
+}
+
+func (h *harness) replicas() int {
+	if h.cluster != nil {
+		return 3
+	}
+	return 1
+}
+
+// provision makes the streams, so that edges need no right to.
+func (h *harness) provision() {
+	h.t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), 60*time.Second)
+	defer cancel()
+	nc := h.connectAs(provisionUser, provisionUser)
+	defer nc.Close()
+	err := persistence.Provision(ctx, nc, persistence.Config{Namespaces: namespaces(), Replicas: h.replicas()}, nil)
+	if err != nil {
+		h.t.Fatalf("provision: %v", err)
+	}
+}
