@@ -7,57 +7,82 @@ import (
 	"github.com/headrace/headrace/internal/natsperm"
 )
 
-// PermissionOptions says which parts of the package are used.
-type PermissionOptions struct {
-	Provision bool // streams and consumers may be made and changed, not only used
-	UserLimit bool // Store.UserLimit is used
+// streamsOf returns the names of the streams of cfg: those of logs, and all. With
+// userLimit the store of user limits is among them.
+func streamsOf(cfg *Config, userLimit bool) (logs, all []string) {
+	upper := strings.ToUpper(cfg.Prefix)
+	for _, ns := range cfg.Namespaces {
+		for partition := range ns.Partitions {
+			if ns.HistorySize > 0 {
+				logs = append(logs, upper+"_LOG_"+ns.Name+"_"+strconv.Itoa(partition))
+			}
+		}
+	}
+	all = append(all, logs...)
+	if len(logs) > 0 {
+		all = append(all, upper+"_IN", upper+"_DEAD_in")
+	}
+	if userLimit {
+		all = append(all, userLimitStream(cfg.Prefix))
+	}
+	return logs, all
 }
 
-// Permissions returns what a NATS user must be allowed for a store with cfg.
-func Permissions(cfg Config, opt PermissionOptions) []natsperm.Rule {
+func publishRule(subject, need string) natsperm.Rule {
+	return natsperm.Rule{Direction: natsperm.Publish, Subject: subject, Need: need}
+}
+
+// Permissions returns what a NATS user must be allowed for a store with cfg whose
+// streams are there already. userLimit says whether Store.UserLimit is used.
+func Permissions(cfg Config, userLimit bool) []natsperm.Rule {
 	cfg = cfg.withDefaults()
+	logs, all := streamsOf(&cfg, userLimit)
 	var rules []natsperm.Rule
-	publish := func(subject, need string) {
-		rules = append(rules, natsperm.Rule{Direction: natsperm.Publish, Subject: subject, Need: need})
+	add := func(subject, need string) { rules = append(rules, publishRule(subject, need)) }
+	for _, name := range all {
+		add("$JS.API.STREAM.INFO."+name, "look up the stream, reach its leader")
 	}
-	stream := func(name string) {
-		publish("$JS.API.STREAM.INFO."+name, "look up the stream, reach its leader")
-		if opt.Provision {
-			publish("$JS.API.STREAM.CREATE."+name, "make the stream")
-			publish("$JS.API.STREAM.UPDATE."+name, "let the stream grow with the configuration")
-		}
+	for _, name := range logs {
+		add("$JS.API.STREAM.MSG.GET."+name, "read the newest entry at the leader")
+		add("$JS.API.DIRECT.GET."+name, "read entries")
+		add("$JS.API.STREAM.PURGE."+name, "remove a channel's history")
 	}
-	upper := strings.ToUpper(cfg.Prefix)
-	logs := false
 	for _, ns := range cfg.Namespaces {
-		if ns.HistorySize == 0 {
-			continue
-		}
-		logs = true
-		publish(cfg.Prefix+".log."+ns.Name+".>", "append to the history of "+ns.Name)
-		for partition := range ns.Partitions {
-			name := upper + "_LOG_" + ns.Name + "_" + strconv.Itoa(partition)
-			stream(name)
-			publish("$JS.API.STREAM.MSG.GET."+name, "read the newest entry at the leader")
-			publish("$JS.API.DIRECT.GET."+name, "read entries")
-			publish("$JS.API.STREAM.PURGE."+name, "remove a channel's history")
+		if ns.HistorySize > 0 {
+			add(cfg.Prefix+".log."+ns.Name+".>", "append to the history of "+ns.Name)
 		}
 	}
-	if logs {
-		in := upper + "_IN"
-		stream(in)
-		stream(upper + "_DEAD_in")
-		publish("$JS.API.CONSUMER.INFO."+in+"."+ingestConsumer, "look up the consumer of plain NATS publications")
-		publish("$JS.API.CONSUMER.MSG.NEXT."+in+"."+ingestConsumer, "take plain NATS publications")
-		publish("$JS.ACK."+in+"."+ingestConsumer+".>", "acknowledge plain NATS publications")
-		publish(cfg.Prefix+".dead.in.*", "put aside plain NATS publications that no log takes")
-		if opt.Provision {
-			publish("$JS.API.CONSUMER.CREATE."+in+"."+ingestConsumer, "make the consumer of plain NATS publications")
-		}
+	if len(logs) > 0 {
+		in := strings.ToUpper(cfg.Prefix) + "_IN." + ingestConsumer
+		add("$JS.API.CONSUMER.INFO."+in, "look up the consumer of plain NATS publications")
+		add("$JS.API.CONSUMER.MSG.NEXT."+in, "take plain NATS publications")
+		add("$JS.ACK."+in+".>", "acknowledge plain NATS publications")
+		add(cfg.Prefix+".dead.in.*", "put aside plain NATS publications that no log takes")
 	}
-	if opt.UserLimit {
-		stream(userLimitStream(cfg.Prefix))
-		publish(cfg.Prefix+".rate.*", "count publications of users")
+	if userLimit {
+		add(cfg.Prefix+".rate.*", "count publications of users")
 	}
 	return rules
+}
+
+// ProvisionPermissions returns what a NATS user must be allowed to make the
+// streams of cfg, and to let them grow with it.
+func ProvisionPermissions(cfg Config, userLimit bool) natsperm.Set {
+	cfg = cfg.withDefaults()
+	logs, all := streamsOf(&cfg, userLimit)
+	s := natsperm.Set{Rules: []natsperm.Rule{{
+		Direction: natsperm.Subscribe, Subject: natsperm.InboxPrefix(cfg.Prefix) + ".>", Need: "answers",
+	}}}
+	add := func(subject, need string) { s.Rules = append(s.Rules, publishRule(subject, need)) }
+	for _, name := range all {
+		add("$JS.API.STREAM.INFO."+name, "see whether the stream is there")
+		add("$JS.API.STREAM.CREATE."+name, "make the stream")
+		add("$JS.API.STREAM.UPDATE."+name, "let the stream grow with the configuration")
+	}
+	if len(logs) > 0 {
+		in := strings.ToUpper(cfg.Prefix) + "_IN." + ingestConsumer
+		add("$JS.API.CONSUMER.INFO."+in, "see whether the consumer is there")
+		add("$JS.API.CONSUMER.CREATE."+in, "make the consumer of plain NATS publications")
+	}
+	return s
 }

@@ -24,13 +24,17 @@ const (
 	testUser      = "test"
 )
 
+// usedParts are the parts of the router that the suite's edges use.
+var usedParts = router.PermissionOptions{}
+
 // permissionsOf returns what a user may do. It puts together what the packages
 // tell, as cmd/headrace does.
 func permissionsOf(user string, namespaces []router.Namespace) natsperm.Set {
-	s := router.Permissions(router.Config{Namespaces: namespaces}, router.PermissionOptions{API: true, RPC: true})
-	store := persistence.Permissions(persistence.Config{Namespaces: namespaces},
-		persistence.PermissionOptions{UserLimit: true, Provision: user == provisionUser})
-	s.Rules = append(s.Rules, store...)
+	if user == provisionUser {
+		return persistence.ProvisionPermissions(persistence.Config{Namespaces: namespaces}, true)
+	}
+	s := router.Permissions(router.Config{Namespaces: namespaces}, usedParts)
+	s.Rules = append(s.Rules, persistence.Permissions(persistence.Config{Namespaces: namespaces}, true)...)
 	return s
 }
 
@@ -47,10 +51,13 @@ func withUsers(namespaces []router.Namespace) natstest.Option {
 }
 
 func serverPermissions(s *natsperm.Set) *server.Permissions {
-	p := &server.Permissions{
-		Publish:   &server.SubjectPermission{Allow: s.Subjects(natsperm.Publish)},
-		Subscribe: &server.SubjectPermission{Allow: s.Subjects(natsperm.Subscribe)},
+	only := func(subjects []string) *server.SubjectPermission {
+		if len(subjects) == 0 {
+			return &server.SubjectPermission{Deny: []string{">"}} // an empty list would allow all
+		}
+		return &server.SubjectPermission{Allow: subjects}
 	}
+	p := &server.Permissions{Publish: only(s.Subjects(natsperm.Publish)), Subscribe: only(s.Subjects(natsperm.Subscribe))}
 	if r := s.Responses; r != nil {
 		p.Response = &server.ResponsePermission{MaxMsgs: r.Max, Expires: r.TTL}
 	}

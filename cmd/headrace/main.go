@@ -77,7 +77,7 @@ func (a *app) rootCommand() *cobra.Command {
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
 		return &usageError{err: err, hint: fmt.Sprintf("see `%s --help`", cmd.CommandPath())}
 	})
-	root.AddCommand(a.serveCommand(), a.configCommand(), a.pubCommand(), a.subCommand(), a.historyCommand(),
+	root.AddCommand(a.serveCommand(), a.configCommand(), a.permissionsCommand(), a.provisionCommand(), a.pubCommand(), a.subCommand(), a.historyCommand(),
 		a.tokenCommand(), a.rpcCommand(), a.presenceCommand(), a.channelsCommand(), a.infoCommand(), a.disconnectCommand(), a.versionCommand())
 	return root
 }

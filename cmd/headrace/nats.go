@@ -12,6 +12,7 @@ import (
 
 	"github.com/headrace/headrace/internal/config"
 	"github.com/headrace/headrace/internal/embednats"
+	"github.com/headrace/headrace/internal/natsperm"
 	"github.com/headrace/headrace/persistence"
 )
 
@@ -49,6 +50,7 @@ func openBroker(ctx context.Context, cfg config.Config, nodeID string, log *slog
 	}
 	for purpose, conn := range map[string]**nats.Conn{"core": &b.core, "store": &b.store} {
 		named := append(persistence.ConnectOptions(), b.handlers(purpose, nodeID, log)...)
+		named = append(named, nats.CustomInboxPrefix(natsperm.InboxPrefix(cfg.NATS.Prefix)+"."+nodeID))
 		if *conn, err = connect(append(named, opts...)...); err != nil {
 			b.close()
 			return nil, fmt.Errorf("connect to nats: %w", err)

@@ -107,11 +107,11 @@ func newNode(ctx context.Context, cfg config.Config, nodeID string, b *broker, l
 	defer cancel()
 	clustered, err := isClustered(opening, b.store)
 	if err != nil {
-		return nil, &hintError{err: err, hint: openHint(cfg, clustered)}
+		return nil, &hintError{err: err, hint: openHint(cfg, clustered, b)}
 	}
 	n.store, err = persistence.Open(opening, b.store, storeConfig(cfg, clustered, log, n.registry))
 	if err != nil {
-		return nil, &hintError{err: fmt.Errorf("open the store: %w", err), hint: openHint(cfg, clustered)}
+		return nil, &hintError{err: fmt.Errorf("open the store: %w", err), hint: openHint(cfg, clustered, b)}
 	}
 	sessions := edge.NewSessions()
 	n.router, err = router.New(router.Config{
@@ -124,21 +124,14 @@ func newNode(ctx context.Context, cfg config.Config, nodeID string, b *broker, l
 		return nil, err
 	}
 	ec := edgeConfig(cfg, nodeID, log, n.registry)
-	if u := cfg.Limits.UserMessages; u.Enabled {
-		ec.UserLimit, err = n.store.UserLimit(opening, persistence.UserLimitConfig{Messages: u.Messages, Window: u.Window})
+	if u := userLimit(cfg); u != nil {
+		ec.UserLimit, err = n.store.UserLimit(opening, *u)
 		if err != nil {
-			return nil, &hintError{err: err, hint: openHint(cfg, clustered)}
+			return nil, &hintError{err: err, hint: openHint(cfg, clustered, b)}
 		}
 	}
 	n.edge, err = edge.New(ec, n.router, sessions)
 	return n, err
-}
-
-func openHint(cfg config.Config, clustered bool) string {
-	if cfg.NATS.URL == "" {
-		return ""
-	}
-	return fmt.Sprintf("the NATS servers must run JetStream, and streams with %d replicas need as many of them; nats.replicas sets the number", replicas(cfg, clustered))
 }
 
 // newLogger writes to w as cfg says. cfg is validated.

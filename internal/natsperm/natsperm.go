@@ -106,17 +106,24 @@ func (s *Set) sorted(d Direction) []Rule {
 // JSON prints the permissions as they stand in a user's claims.
 func (s *Set) JSON(w io.Writer) error {
 	type list struct {
-		Allow []string `json:"allow"`
+		Allow []string `json:"allow,omitempty"`
+		Deny  []string `json:"deny,omitempty"`
 	}
 	type responses struct {
 		Max int    `json:"max"`
 		TTL string `json:"ttl"`
 	}
+	only := func(d Direction) list {
+		if allow := s.Subjects(d); len(allow) > 0 {
+			return list{Allow: allow}
+		}
+		return list{Deny: []string{">"}} // to NATS an empty list allows all
+	}
 	out := struct {
 		Publish   list       `json:"publish"`
 		Subscribe list       `json:"subscribe"`
 		Responses *responses `json:"allow_responses,omitempty"`
-	}{list{s.Subjects(Publish)}, list{s.Subjects(Subscribe)}, nil}
+	}{only(Publish), only(Subscribe), nil}
 	if s.Responses != nil {
 		out.Responses = &responses{s.Responses.Max, s.Responses.TTL.String()}
 	}
@@ -131,6 +138,10 @@ func (s *Set) Conf(w io.Writer) error {
 	var b strings.Builder
 	fmt.Fprintf(&b, "# %s\npermissions: {\n", s.Title)
 	for _, d := range []Direction{Publish, Subscribe} {
+		if len(s.Subjects(d)) == 0 { // to NATS an empty list allows all
+			fmt.Fprintf(&b, "  %s: { deny: \">\" }\n", d)
+			continue
+		}
 		fmt.Fprintf(&b, "  %s: { allow: [\n", d)
 		for _, r := range s.sorted(d) {
 			fmt.Fprintf(&b, "    %-50q # %s\n", r.Subject, r.Need)
