@@ -166,5 +166,7 @@ func (c *Config) Validate() error {
 	check(c.APIMaxInflight > 0, "api_max_inflight %d must be positive", c.APIMaxInflight)
 	check(c.RPCTimeout > 0 && c.RPCTimeout < callTimeout, "rpc_timeout %v must be positive and below %v", c.RPCTimeout, callTimeout)
 	check(c.RPCMaxInflight > 0, "rpc_max_inflight %d must be positive", c.RPCMaxInflight)
+	l := &c.Limits
+	check(min(l.Connections, l.ConnectionsPerIP, l.ConnectionsPerUser, l.ConnectBurst, l.CommandBurst) >= 0 && min(l.ConnectRate, l.CommandRate) >= 0, "a limit is negative")
 	return errors.Join(errs...)
 }

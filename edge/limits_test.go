@@ -315,3 +315,23 @@ func FuzzClientIP(f *testing.F) {
 		networkOf(ip)
 	})
 }
+
+func TestE8LimitsThatAreAlwaysOnAreCounted(t *testing.T) {
+	s := newTestServer(t, newFakeRouter(), func(c *Config) { c.ChannelLimit, c.MaxMessageBytes = 1, 500 })
+	ws := dialWS(t, serve(t, s), nil)
+	sendText(t, ws, connectFrame+"\n"+`{"id":2,"subscribe":{"channel":"a"}}`+"\n"+`{"id":3,"subscribe":{"channel":"b"}}`)
+	for !strings.Contains(readText(t, ws), `"code":106`) {
+	}
+	sendText(t, ws, `{"id":4,"publish":{"channel":"a","data":"`+strings.Repeat("x", 500)+`"}}`)
+	if _, _, err := ws.ReadMessage(); !websocket.IsCloseError(err, websocket.CloseMessageTooBig) {
+		t.Errorf("got %v, want close 1009", err)
+	}
+	for _, why := range []refusal{refusedChannels, refusedMessageSize} {
+		if got := testutil.ToFloat64(s.metrics.refused.WithLabelValues(string(why))); got != 1 {
+			t.Errorf("%s counted %v times", why, got)
+		}
+	}
+	if _, err := New(Config{Limits: Limits{Connections: -1}}, newFakeRouter(), NewSessions()); err == nil || !strings.Contains(err.Error(), "a limit is negative") {
+		t.Errorf("a negative limit: %v", err)
+	}
+}

@@ -43,8 +43,10 @@ type UserLimit struct {
 }
 
 const (
-	// userLimitBytes bounds the stream. A publication takes about 100 bytes of it.
-	userLimitBytes = 128 << 20
+	// userLimitBytes bounds the stream. A publication takes 56 bytes of it and 0.3 KB
+	// of the server's memory, so this is 600,000 within a window and 180 MB. Above it
+	// edges count for themselves.
+	userLimitBytes = 32 << 20
 	// userLimitTimeout bounds one question to the stream.
 	userLimitTimeout = time.Second
 	// userLimitPause is how long a stream that did not answer is left alone.
