@@ -149,6 +149,26 @@ func TestE7CommandsThatNeverEndDoNotHoldUpTheStop(t *testing.T) {
 	})
 }
 
+// While it waits for its last answers, a session does not read: neither pongs.
+func TestE7WaitForTheLastReplyOutlivesThePongTimeout(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newSlowRouter()
+		s := newTestServer(t, r, nil)
+		sess, tr := newTestSession(s, jsonWS)
+		sess.onFrame([]byte(connectFrame + "\n" + `{"id":2,"publish":{"channel":"a","data":1}}`))
+		sess.leave()
+		for range 60 {
+			time.Sleep(time.Second) // virtual time
+			sess.tick(time.Now())
+		}
+		close(r.gate)
+		synctest.Wait()
+		if frames := tr.take(); tr.closed() != 3001 || frames[len(frames)-1] != `{"id":2,"publish":{}}` {
+			t.Errorf("closed with %d after %q", tr.closed(), frames)
+		}
+	})
+}
+
 // Commands that were taken before the session leaves are done in order, those
 // that wait for a channel included.
 func TestE7CommandsThatWaitAreDoneToo(t *testing.T) {

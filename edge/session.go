@@ -345,6 +345,7 @@ func (s *session) tick(now time.Time) {
 		if now.Sub(s.since) >= cfg.ConnectTimeout {
 			why = &disconnectStale
 		}
+	case s.leaving: // its commands in flight end it; pongs are not read any more
 	case s.expireAt > 0 && s.expireAt <= unix:
 		why = &disconnectExpired
 	case !s.pongBy.IsZero() && !now.Before(s.pongBy):
