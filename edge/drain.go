@@ -11,9 +11,16 @@ import (
 func (s *session) leave() {
 	s.mu.Lock()
 	s.leaving = true
-	idle := s.inflight == 0
 	s.mu.Unlock()
-	if idle {
+	s.leaveIfDone()
+}
+
+// leaveIfDone ends a session that leaves and has nothing in flight.
+func (s *session) leaveIfDone() {
+	s.mu.Lock()
+	done := s.leaving && s.inflight == 0 && !s.closed
+	s.mu.Unlock()
+	if done {
 		s.close(disconnectShutdown)
 	}
 }

@@ -208,7 +208,7 @@ func (s *session) withinRate(cmd *protocol.Command) (ok, alive bool) {
 // publishWithin publishes if the user may still publish. Commands to the channel
 // wait meanwhile, so that their order is kept.
 func (s *session) publishWithin(cmd *protocol.Command, user string) {
-	state := s.hold(cmd.Publish.Channel)
+	state := s.occupy(cmd.Publish.Channel)
 	s.begin()
 	s.srv.calls.Go(func() {
 		ctx, cancel := context.WithTimeout(s.srv.ctx, callTimeout)
@@ -224,4 +224,18 @@ func (s *session) publishWithin(cmd *protocol.Command, user string) {
 		s.release(state)
 		s.end()
 	})
+}
+
+// occupy marks channel as busy for a command whose turn it is; release must
+// follow.
+func (s *session) occupy(channel string) *channelState {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	c := s.find(channel)
+	if c == nil {
+		c = &channelState{name: channel}
+		s.channels = append(s.channels, c)
+	}
+	c.busy = true
+	return c
 }

@@ -123,11 +123,8 @@ func (s *session) end() {
 	s.mu.Lock()
 	s.inflight--
 	s.room.Signal()
-	left := s.leaving && s.inflight == 0
 	s.mu.Unlock()
-	if left {
-		s.close(disconnectShutdown)
-	}
+	s.leaveIfDone()
 }
 
 // settle waits until no command is in flight. Only the reading goroutine waits on
@@ -279,6 +276,7 @@ func (s *session) exclusive(channel string, f func(*channelState), dropped func(
 // release ends the hold on c and runs what waited for it, up to the next command
 // that holds it again.
 func (s *session) release(c *channelState) {
+	defer s.leaveIfDone()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	c.busy = false
