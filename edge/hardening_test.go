@@ -100,7 +100,7 @@ func TestSlowConsumerSeesItsCodeAfterAPartialFrame(t *testing.T) {
 	sess := srv.sessions.list()[0]
 	frame := sealFrame(opText, append(newFrame(0), bytes.Repeat([]byte("x"), 64<<20)...)) // more than the socket takes
 	sess.t.Send(frame)
-	ws.SetReadDeadline(time.Now().Add(10 * time.Second)) //nolint:errcheck // then the read fails
+	ws.SetReadDeadline(time.Now().Add(time.Minute)) //nolint:errcheck // then the read fails
 	if _, data, err := ws.ReadMessage(); err != nil || len(data) != 64<<20 {
 		t.Fatalf("frame of %d bytes, %v", len(data), err)
 	}

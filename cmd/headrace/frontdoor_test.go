@@ -138,7 +138,7 @@ func TestExternalAPI(t *testing.T) {
 // A drain can be watched from outside: readiness first, connections refused, a
 // client told to go, and the internal listener there until the end.
 func TestDrainAsSeenFromOutside(t *testing.T) {
-	r := startNode(t, "client: {allow_anonymous: true, drain_window: 2s}\n"+chatNamespace)
+	r := startNode(t, "client: {allow_anonymous: true, drain_window: 6s}\n"+chatNamespace)
 	ws := make([]*websocket.Conn, 2)
 	for i := range ws {
 		ws[i] = connectWS(t, websocket.DefaultDialer, r.clients)
@@ -148,7 +148,7 @@ func TestDrainAsSeenFromOutside(t *testing.T) {
 	if _, _, err := ws[0].ReadMessage(); !websocket.IsCloseError(err, 3001) {
 		t.Fatalf("first client: %v, want close 3001", err)
 	}
-	// The second is due a second later.
+	// The second is due half a window later.
 	if status, body := get(t, r.internal+"/health/ready"); status != 503 || !strings.Contains(body, `"reason":"shutting down"`) {
 		t.Errorf("readiness = %d %s", status, body)
 	}
