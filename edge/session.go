@@ -335,7 +335,7 @@ func (s *session) tick(now time.Time) {
 	cfg := s.srv.cfg
 	s.mu.Lock()
 	var why *disconnect
-	ping := false
+	ping, leaving := false, false
 	var expired []*channelState
 	switch unix := now.Add(-cfg.ExpireGrace).Unix(); {
 	case s.closed, s.connecting, s.fetching:
@@ -344,6 +344,7 @@ func (s *session) tick(now time.Time) {
 			why = &disconnectStale
 		}
 	case s.leaving: // its commands in flight end it; pongs are not read any more
+		leaving = true
 	case s.expireAt > 0 && s.expireAt <= unix:
 		why = &disconnectExpired
 	case !s.pongBy.IsZero() && !now.Before(s.pongBy):
@@ -361,6 +362,9 @@ func (s *session) tick(now time.Time) {
 		}
 	}
 	s.mu.Unlock()
+	if leaving {
+		s.leaveIfDone()
+	}
 	if ping {
 		s.t.Send(pingFrames[s.kind])
 	}
