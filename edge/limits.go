@@ -42,9 +42,9 @@ type UserLimit interface {
 	Take(ctx context.Context, user string) error
 }
 
-// gate admits connections. Its counts are exact: a place is taken before a
+// turnstile admits connections. Its counts are exact: a place is taken before a
 // connection is made and given back after its socket is closed.
-type gate struct {
+type turnstile struct {
 	limits  *Limits
 	metrics *metrics
 	rate    *rate.Limiter // nil: no limit
@@ -54,8 +54,8 @@ type gate struct {
 	byIP map[netip.Addr]int // at most one entry per open connection
 }
 
-func newGate(l *Limits, m *metrics) *gate {
-	g := &gate{limits: l, metrics: m, byIP: make(map[netip.Addr]int)}
+func newTurnstile(l *Limits, m *metrics) *turnstile {
+	g := &turnstile{limits: l, metrics: m, byIP: make(map[netip.Addr]int)}
 	if l.ConnectRate > 0 {
 		g.rate = rate.NewLimiter(rate.Limit(l.ConnectRate), max(l.ConnectBurst, 1))
 	}
@@ -65,7 +65,7 @@ func newGate(l *Limits, m *metrics) *gate {
 // seat is what an admitted connection holds of the limits that are on. A nil
 // seat holds nothing. Whoever got it from admit releases it once.
 type seat struct {
-	g        *gate
+	g        *turnstile
 	ip       netip.Addr    // zero: not counted
 	commands *rate.Limiter // nil: no limit
 	refused  int           // commands refused in a row; owned by the reading goroutine
@@ -73,7 +73,7 @@ type seat struct {
 
 // enter takes a place for the connection that r asks for, or returns why not. The
 // seat is nil when nothing has to be remembered.
-func (g *gate) enter(r *http.Request) (*seat, refusal) {
+func (g *turnstile) enter(r *http.Request) (*seat, refusal) {
 	l := g.limits
 	if g.rate != nil && !g.rate.Allow() {
 		return nil, refusedConnectRate
@@ -166,7 +166,7 @@ func (s *Server) admit(w http.ResponseWriter, r *http.Request) (*seat, bool) {
 	case s.unready.Load():
 		why = refusedNotReady
 	default:
-		taken, why = s.gate.enter(r)
+		taken, why = s.turnstile.enter(r)
 	}
 	if why == "" {
 		return taken, true

@@ -95,9 +95,9 @@ func TestE8ConnectionLimitsHoldUnderAFlood(t *testing.T) {
 			for _, ws := range in {
 				ws.Close()
 			}
-			for deadline := time.Now().Add(10 * time.Second); s.gate.open.Load() > 0; time.Sleep(time.Millisecond) { // a poll with a deadline
+			for deadline := time.Now().Add(10 * time.Second); s.turnstile.open.Load() > 0; time.Sleep(time.Millisecond) { // a poll with a deadline
 				if time.Now().After(deadline) {
-					t.Fatalf("%d places are not given back", s.gate.open.Load())
+					t.Fatalf("%d places are not given back", s.turnstile.open.Load())
 				}
 			}
 			if again, _ := flood(t, n, dial); len(again) != tt.in {
@@ -163,7 +163,7 @@ func TestE8ConnectRateIsKept(t *testing.T) {
 		r := httptest.NewRequest("GET", "/", nil)
 		in := 0
 		for end := time.Now().Add(10 * time.Second); time.Now().Before(end); time.Sleep(time.Millisecond) { // virtual time
-			if _, why := s.gate.enter(r); why == "" {
+			if _, why := s.turnstile.enter(r); why == "" {
 				in++
 			}
 		}
@@ -177,7 +177,7 @@ func TestE8CommandRateIsKept(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newTestServer(t, newFakeRouter(), func(c *Config) { c.Limits = Limits{CommandRate: 10, CommandBurst: 20} })
 		sess, tr := newTestSession(s, jsonWS)
-		sess.seat, _ = s.gate.enter(httptest.NewRequest("GET", "/", nil))
+		sess.seat, _ = s.turnstile.enter(httptest.NewRequest("GET", "/", nil))
 		sess.onFrame([]byte(connectFrame))
 		tr.take()
 		done, refused := 0, 0
@@ -257,7 +257,7 @@ func TestE8LimitsThatAreOffCostNothing(t *testing.T) {
 	s := newTestServer(t, newFakeRouter(), nil)
 	r := httptest.NewRequest("GET", "/", nil)
 	if n := testing.AllocsPerRun(100, func() {
-		if st, why := s.gate.enter(r); st != nil || why != "" {
+		if st, why := s.turnstile.enter(r); st != nil || why != "" {
 			t.Error("something is limited")
 		}
 	}); n > 0 {

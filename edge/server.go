@@ -21,15 +21,15 @@ const protobufSubprotocol = "centrifuge-protobuf"
 // Server is one edge: it turns connections into sessions of a router.
 type Server struct {
 	// Set by New, read-only afterwards.
-	cfg      *Config
-	node     Router
-	sessions *Sessions
-	gate     *gate
-	apiKeys  keySet
-	verifier *token.Verifier // of connection tokens; nil without a key
-	metrics  *metrics
-	log      *slog.Logger
-	upgrader websocket.Upgrader
+	cfg       *Config
+	node      Router
+	sessions  *Sessions
+	turnstile *turnstile
+	apiKeys   keySet
+	verifier  *token.Verifier // of connection tokens; nil without a key
+	metrics   *metrics
+	log       *slog.Logger
+	upgrader  websocket.Upgrader
 
 	subVerifier *token.Verifier // of subscription tokens; may be verifier
 	encode      [numKinds]func(*router.Batch) []byte
@@ -61,7 +61,7 @@ func New(cfg Config, node Router, sessions *Sessions) (*Server, error) {
 	s.apiSlots = make(chan struct{}, cfg.APIMaxInflight)
 	s.metrics = newMetrics(cfg.Registry, func() float64 { return float64(sessions.Count()) })
 	s.apiKeys = newKeySet(append(cfg.APIKeys, cfg.APIKey)...)
-	s.gate = newGate(&s.cfg.Limits, s.metrics)
+	s.turnstile = newTurnstile(&s.cfg.Limits, s.metrics)
 	if err := s.openVerifiers(); err != nil {
 		return nil, err
 	}
