@@ -25,7 +25,7 @@ const (
 )
 
 // usedParts are the parts of the router that the suite's edges use.
-var usedParts = router.PermissionOptions{}
+var usedParts = router.PermissionOptions{API: true, RPC: true}
 
 // permissionsOf returns what a user may do. It puts together what the packages
 // tell, as cmd/headrace does.

@@ -12,6 +12,7 @@ import (
 	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+	"github.com/nats-io/nats.go/micro"
 
 	"github.com/headrace/headrace/internal/natsperm"
 	"github.com/headrace/headrace/internal/natstest"
@@ -45,7 +46,7 @@ func TestA5NothingIsDeniedAndNothingIsSpare(t *testing.T) {
 		set := permissionsOf(user, permissionNamespaces())
 		for d, subjects := range map[natsperm.Direction][]string{natsperm.Publish: rec.Published(), natsperm.Subscribe: rec.Subscribed()} {
 			for _, subject := range subjects {
-				if !set.Allows(d, subject) {
+				if answer := strings.HasPrefix(subject, "_INBOX.") && set.Responses != nil; !answer && !set.Allows(d, subject) {
 					t.Errorf("%s: %s %s is used and not in the list", user, d, subject)
 				}
 			}
@@ -182,6 +183,7 @@ func doEverything(ctx context.Context, t *testing.T, srv *natstest.Server, nc *n
 		must("clear "+channel, node.HistoryRemove(ctx, channel))
 	}
 	outside := srv.Conn()
+	serveAndCall(ctx, t, nc, outside)
 	must("plain publish", outside.Publish("hr.in.h.a", []byte(`"plain"`)))
 	must("bad plain publish", outside.Publish("hr.in.h.a", []byte(`{`)))
 	expectDelivery(t, got, `"plain"`)
@@ -192,6 +194,34 @@ func doEverything(ctx context.Context, t *testing.T, srv *natstest.Server, nc *n
 		in, err2 := js.Stream(ctx, "HR_IN")
 		return err1 == nil && err2 == nil && dead.CachedInfo().State.Msgs == 1 && in.CachedInfo().State.Msgs == 0
 	})
+}
+
+// serveAndCall answers an API call and calls a back end.
+func serveAndCall(ctx context.Context, t *testing.T, nc, outside *nats.Conn) {
+	t.Helper()
+	service, err := micro.AddService(nc, micro.Config{Name: "headrace", Version: "0.0.0"})
+	if err == nil {
+		err = service.AddGroup("hr.api").AddEndpoint("info", micro.HandlerFunc(func(r micro.Request) { r.Respond(nil) })) //nolint:errcheck // the caller tells
+	}
+	if err == nil {
+		_, err = outside.Subscribe("hr.rpc.echo", func(m *nats.Msg) { m.Respond(m.Data) }) //nolint:errcheck // the caller tells
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, nc := range []*nats.Conn{nc, outside} {
+		if err := nc.Flush(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for subject, from := range map[string]*nats.Conn{"hr.api.info": outside, "hr.rpc.echo": nc, "$SRV.PING.headrace": outside} {
+		if _, err := from.RequestWithContext(ctx, subject, nil); err != nil {
+			t.Fatalf("%s: %v", subject, err)
+		}
+	}
+	if err := service.Stop(); err != nil {
+		t.Fatal(err)
+	}
 }
 
 func expectDelivery(t *testing.T, got deliveries, want string) {

@@ -2,13 +2,16 @@ package main
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nats.go"
 
 	"github.com/headrace/headrace/internal/natstest"
 )
@@ -64,12 +67,43 @@ func TestA5NodeRunsUnderThePrintedPermissions(t *testing.T) {
 	if _, out, stderr := execute(t, "", "history", "chat:a", "--url", r.internal, "--api-key", "0123456789abcdef"); !strings.Contains(out, `"offset":1`) {
 		t.Errorf("history: %s %s", out, stderr)
 	}
+	backEndPublishes(t, url)
+	stored := func() bool {
+		_, out, _ := execute(t, "", "history", "chat:plain", "--url", r.internal, "--api-key", "0123456789abcdef")
+		return strings.Contains(out, `"from a back end"`)
+	}
+	natstest.Eventually(t, 20*time.Second, "publication of the back end in the history", stored)
 	if _, body := get(t, r.internal+"/metrics"); !strings.Contains(body, "\nheadrace_nats_denied_total 0\n") || !strings.Contains(body, `headrace_nats_connected{connection="core"} 1`) {
 		t.Error("NATS denied something, or the metrics do not tell")
 	}
 	r.stop()
 	if strings.Contains(r.stderr.String(), "ermissions") {
 		t.Errorf("the log tells of permissions:\n%s", r.stderr)
+	}
+}
+
+// backEndPublishes is a back end under the permissions printed for it.
+func backEndPublishes(t *testing.T, url string) {
+	t.Helper()
+	nc, err := nats.Connect(url, nats.UserInfo("backend", "backend"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer nc.Close()
+	_, err = nc.SubscribeSync("hr.rpc.echo")
+	for subject, data := range map[string]string{"hr.in.chat.plain": `"from a back end"`, "hr.eph.eph.a": "1", "hr.api.info": "{}"} {
+		err = errors.Join(err, nc.Publish(subject, []byte(data)))
+	}
+	if err = errors.Join(err, nc.Flush(), nc.LastError()); err != nil {
+		t.Errorf("as a back end: %v", err)
+	}
+	for _, subject := range []string{"hr.live.chat.0.a.1", "hr.log.chat.0.a.1", "hr.ctl.ask", "hr.rate.x"} {
+		if err := errors.Join(nc.Publish(subject, nil), nc.Flush()); err != nil {
+			t.Fatal(err)
+		}
+		if err := nc.LastError(); !errors.Is(err, nats.ErrPermissionViolation) || !strings.Contains(err.Error(), subject) {
+			t.Errorf("a back end may publish on %s: %v", subject, err)
+		}
 	}
 }
 
