@@ -178,6 +178,7 @@ func (s *session) withKey(cmd *protocol.Command, v *token.Verifier, text string,
 		s.inflight--
 		s.room.Signal()
 		s.mu.Unlock()
+		s.leaveIfDone()
 	})
 	return true
 }

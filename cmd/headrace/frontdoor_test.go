@@ -265,7 +265,7 @@ func TestSecretsAreNeverTold(t *testing.T) {
 	}))
 	address := strings.TrimPrefix(nats.ClientURL(), "nats://")
 	file := fmt.Sprintf("log: {level: debug}\nnats: {url: %q, user: edge, password: secret-of-nats-1, replicas: 1}\n", "nats://edge:secret-of-nats-1@"+address) +
-		"client: {token: {hmac_secret_key: secret-of-tokens}}\nhttp_api: {key: secret-of-the-api-1, keys: [secret-of-the-api-2]}\n" + chatNamespace
+		"client: {token: {hmac_secret_key: secret-of-tokens, hmac_previous_secret_key: secret-of-tokens-before}, subscription_token: {hmac_secret_key: secret-of-subscriptions}}\nhttp_api: {key: secret-of-the-api-1, keys: [secret-of-the-api-2]}\n" + chatNamespace
 	path := filepath.Join(t.TempDir(), "h.yaml")
 	if err := os.WriteFile(path, []byte(file), 0o600); err != nil {
 		t.Fatal(err)
@@ -275,7 +275,7 @@ func TestSecretsAreNeverTold(t *testing.T) {
 		t.Fatal(err)
 	}
 	secrets := config.Secrets(cfg)
-	if len(secrets) < 5 {
+	if len(secrets) < 7 {
 		t.Fatalf("only %d secrets in the configuration", len(secrets))
 	}
 	r := startNode(t, file)
