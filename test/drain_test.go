@@ -10,6 +10,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/gorilla/websocket"
+
 	"github.com/headrace/headrace/router"
 	"github.com/headrace/headrace/test/check"
 	"github.com/headrace/headrace/test/follow"
@@ -49,10 +51,13 @@ type chat struct {
 	talking sync.WaitGroup
 	ends    atomic.Int64 // connections that ended while their client talked
 	answers sync.Map     // payload → true: the publications that were answered
+	unknown sync.Map     // payload → true: those of which nobody knows, and which were not repeated
+	repeats atomic.Int64 // publications without an answer when the edge said that it stops
 }
 
 // chatter is one client that talks in its room and repeats what was not answered,
-// without an idempotency key: so what an edge has taken it must answer.
+// without an idempotency key, when the edge said that it stops: so what an edge
+// has taken it must answer.
 type chatter struct {
 	*chat
 	follow.Follower
@@ -104,7 +109,7 @@ func TestE7RollingRestartLosesNothing(t *testing.T) {
 			t.Error(bad)
 		}
 	}
-	t.Logf("%d publications stored, %d deliveries, %d recoveries, %d connections ended", stored, r.Delivered, r.Recovered, c.ends.Load())
+	t.Logf("%d publications stored, %d deliveries, %d recoveries, %d connections ended, %d publications repeated", stored, r.Delivered, r.Recovered, c.ends.Load(), c.repeats.Load())
 	if r.Told > 0 || c.ends.Load() < chatClients*9/10 || stored < chatClients {
 		t.Errorf("told of losses %d times; %d connections ended, %d publications", r.Told, c.ends.Load(), stored)
 	}
@@ -136,7 +141,8 @@ func (c *chat) compareWithHistory(t *testing.T) (targets map[string]uint64, stor
 			t.Fatal(err)
 		}
 		for _, pub := range res.Publications {
-			if _, answered := c.answers.LoadAndDelete(string(pub.Data)); !answered {
+			_, answered := c.answers.LoadAndDelete(string(pub.Data))
+			if _, unknown := c.unknown.LoadAndDelete(string(pub.Data)); !answered && !unknown {
 				t.Errorf("%s: %s at %d was never answered, or is there twice", channel, pub.Data, pub.Offset)
 			}
 			c.history.Add(check.Event{Kind: check.Final, Channel: channel, Offset: pub.Offset, Epoch: res.Position.Epoch, Payload: string(pub.Data)})
@@ -170,9 +176,16 @@ func (m *chatter) talk(c *rawclient.Client) {
 		payload, _ := json.Marshal(fmt.Sprintf("%s-%d", m.Name, m.next))
 		e := check.Event{Kind: check.Send, Who: m.Name, Channel: m.Channels[0], Payload: string(payload)}
 		m.history.Add(e)
-		if e.Kind = check.Refuse; m.publish(c, payload) {
+		e.Kind = check.Refuse
+		switch m.publish(c, payload) {
+		case answered:
 			e.Kind = check.Ack
 			m.answers.Store(string(payload), true)
+			m.next++
+		case notTaken:
+			m.repeats.Add(1)
+		case nobodyKnows:
+			m.unknown.Store(string(payload), true)
 			m.next++
 		}
 		m.history.Add(e)
@@ -180,20 +193,37 @@ func (m *chatter) talk(c *rawclient.Client) {
 	}
 }
 
-// publish reports whether the publication was answered.
-func (m *chatter) publish(c *rawclient.Client, payload []byte) bool {
-	if _, err := c.Send("publish", map[string]any{"channel": m.Channels[0], "data": json.RawMessage(payload)}); err != nil {
-		return false
+// outcome is what a client knows of a publication.
+type outcome int
+
+const (
+	answered    outcome = iota
+	notTaken            // no answer, and the edge stops: it must not have taken it
+	nobodyKnows         // an error, or a connection that broke
+)
+
+func (m *chatter) publish(c *rawclient.Client, payload []byte) outcome {
+	known := func(r *rawclient.Reply) outcome {
+		if r.Error != nil {
+			return nobodyKnows // it took too long
+		}
+		return answered
 	}
-	select {
-	case r := <-m.replies:
-		return r.Error == nil
-	case <-c.Done():
+	if _, err := c.Send("publish", map[string]any{"channel": m.Channels[0], "data": json.RawMessage(payload)}); err == nil {
+		select {
+		case r := <-m.replies:
+			return known(r)
+		case <-c.Done():
+		}
 	}
-	select { // it may have come just before the end
+	<-c.Done() // a connection that takes nothing has ended
+	select {   // the answer may have come just before the end
 	case r := <-m.replies:
-		return r.Error == nil
+		return known(r)
 	default:
-		return false
 	}
+	if websocket.IsCloseError(c.Err(), 3001) {
+		return notTaken
+	}
+	return nobodyKnows
 }

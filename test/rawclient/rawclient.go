@@ -234,6 +234,9 @@ func (c *Client) CloseCode() int {
 // Done is closed when the connection has ended.
 func (c *Client) Done() <-chan struct{} { return c.doneC }
 
+// Err is why reading ended, once Done is closed.
+func (c *Client) Err() error { return c.err }
+
 // ID is the client id that the server gave.
 func (c *Client) ID() string { return c.id }
 
