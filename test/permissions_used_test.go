@@ -12,7 +12,6 @@ import (
 	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
-	"github.com/nats-io/nats.go/micro"
 
 	"github.com/headrace/headrace/internal/natsperm"
 	"github.com/headrace/headrace/internal/natstest"
@@ -160,6 +159,9 @@ func doEverything(ctx context.Context, t *testing.T, srv *natstest.Server, nc *n
 	must("user limit", err)
 	node, err := router.New(router.Config{NodeID: "n1", Namespaces: permissionNamespaces(), Core: nc, Store: store})
 	must("router", err)
+	node.ServeAPI(router.API{Methods: []string{"info"}, MaxInflight: 1, Call: func(context.Context, string, router.APICall) router.APIAnswer {
+		return router.APIAnswer{Body: []byte("{}")}
+	}})
 	runParts(t, nc, store.Run, node.Run)
 	natstest.Eventually(t, 20*time.Second, "readiness", func() bool { return node.Ready() == nil })
 
@@ -183,7 +185,7 @@ func doEverything(ctx context.Context, t *testing.T, srv *natstest.Server, nc *n
 		must("clear "+channel, node.HistoryRemove(ctx, channel))
 	}
 	outside := srv.Conn()
-	serveAndCall(ctx, t, nc, outside)
+	serveAndCall(ctx, t, node, outside)
 	must("plain publish", outside.Publish("hr.in.h.a", []byte(`"plain"`)))
 	must("bad plain publish", outside.Publish("hr.in.h.a", []byte(`{`)))
 	expectDelivery(t, got, `"plain"`)
@@ -196,31 +198,20 @@ func doEverything(ctx context.Context, t *testing.T, srv *natstest.Server, nc *n
 	})
 }
 
-// serveAndCall answers an API call and calls a back end.
-func serveAndCall(ctx context.Context, t *testing.T, nc, outside *nats.Conn) {
+// serveAndCall answers API calls and calls a back end.
+func serveAndCall(ctx context.Context, t *testing.T, node *router.Node, outside *nats.Conn) {
 	t.Helper()
-	service, err := micro.AddService(nc, micro.Config{Name: "headrace", Version: "0.0.0"})
-	if err == nil {
-		err = service.AddGroup("hr.api").AddEndpoint("info", micro.HandlerFunc(func(r micro.Request) { r.Respond(nil) })) //nolint:errcheck // the caller tells
-	}
-	if err == nil {
-		_, err = outside.Subscribe("hr.rpc.echo", func(m *nats.Msg) { m.Respond(m.Data) }) //nolint:errcheck // the caller tells
-	}
-	if err != nil {
+	_, err := outside.Subscribe("hr.rpc.echo", func(m *nats.Msg) { m.Respond(m.Data) }) //nolint:errcheck // the caller tells
+	if err := errors.Join(err, outside.Flush()); err != nil {
 		t.Fatal(err)
 	}
-	for _, nc := range []*nats.Conn{nc, outside} {
-		if err := nc.Flush(); err != nil {
-			t.Fatal(err)
-		}
+	if answer, err := node.RPC(ctx, router.RPCRequest{Method: "echo", Data: []byte("1")}); err != nil || string(answer) != "1" {
+		t.Fatalf("rpc: %q %v", answer, err)
 	}
-	for subject, from := range map[string]*nats.Conn{"hr.api.info": outside, "hr.rpc.echo": nc, "$SRV.PING.headrace": outside} {
-		if _, err := from.RequestWithContext(ctx, subject, nil); err != nil {
+	for _, subject := range []string{"hr.api.info", "$SRV.PING.headrace"} {
+		if _, err := outside.RequestWithContext(ctx, subject, nil); err != nil {
 			t.Fatalf("%s: %v", subject, err)
 		}
-	}
-	if err := service.Stop(); err != nil {
-		t.Fatal(err)
 	}
 }
 

@@ -26,7 +26,8 @@ const (
 func permissionsFor(cfg config.Config, who string, provision bool) natsperm.Set {
 	rc := router.Config{Prefix: cfg.NATS.Prefix, Namespaces: namespaces(cfg)}
 	pc := persistence.Config{Prefix: cfg.NATS.Prefix, Namespaces: namespaces(cfg)}
-	parts := router.PermissionOptions{API: true, RPC: true}
+	// Back ends are called for clients (rpc.allow) and by the HTTP API.
+	parts := router.PermissionOptions{API: cfg.NATS.API, RPC: true}
 	limit := cfg.Limits.UserMessages.Enabled
 	switch who {
 	case forProvision:
