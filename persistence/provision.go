@@ -212,12 +212,22 @@ func (s *Store) openStream(ctx context.Context, ns *router.Namespace, partition 
 		heads:         newHeads(s.cfg.HeadCache),
 		queues:        make(map[string]*keyQueue),
 	}
-	err = p.retrying(ctx, func(ctx context.Context) error {
-		_, err := p.info(ctx)
-		return err
-	})
-	if err != nil {
+	if err := p.reach(ctx); err != nil {
 		return nil, fmt.Errorf("persistence: reach stream %s: %w", p.name, err)
 	}
 	return p, nil
+}
+
+// reach waits until the leader answers or ctx ends: a start takes as long as it is
+// let, whatever the cluster is going through.
+func (p *stream) reach(ctx context.Context) error {
+	for attempt := 0; ; attempt++ {
+		err := p.retrying(ctx, func(ctx context.Context) error {
+			_, err := p.info(ctx)
+			return err
+		})
+		if err == nil || !temporary(err) || !pause(ctx, attempt) {
+			return err
+		}
+	}
 }

@@ -346,3 +346,26 @@ func TestW2DuplicateOfAVanishedEntryIsStoredAgain(t *testing.T) {
 		})
 	}
 }
+
+// TestStartWaitsForALeader: the server is away for longer than a read waits, while a
+// node starts.
+func TestStartWaitsForALeader(t *testing.T) {
+	srv := natstest.Run(t, natstest.Listen())
+	s := start(t, srv.Conn(ConnectOptions()...), Config{Namespaces: namespaces(false), ContactBound: 200 * time.Millisecond})
+	srv.Stop()
+	reached := make(chan error, 1)
+	go func() {
+		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+		defer cancel()
+		reached <- s.streams[0].reach(ctx)
+	}()
+	select {
+	case err := <-reached:
+		t.Fatalf("gave up: %v", err)
+	case <-time.After(5 * s.cfg.ContactBound):
+	}
+	srv.Restart()
+	if err := <-reached; err != nil {
+		t.Error(err)
+	}
+}

@@ -110,7 +110,7 @@ func (sh *shard) compare(channels []*liveChannel) {
 						sh.sweepAt = again
 					}
 				case rewound:
-					sh.n.log.Error("a stream went back in time; checking all its channels")
+					sh.n.log.Warn("a leader tells less of a stream than was delivered; checking all its channels")
 					for _, m := range g.marks {
 						sh.catchUp(g.channels[m.Key], m)
 					}
