@@ -56,6 +56,9 @@ func Run(tb testing.TB, options ...Option) *Server {
 		opts.StoreDir = storeDir(tb)
 	}
 	s := &Server{Server: start(tb, &opts), tb: tb, opts: opts}
+	if !opts.DontListen {
+		s.opts.Port = s.Addr().(*net.TCPAddr).Port // the same after Restart
+	}
 	tb.Cleanup(s.Stop)
 	return s
 }
@@ -85,9 +88,6 @@ func (s *Server) Stop() {
 func (s *Server) Restart() {
 	s.tb.Helper()
 	opts := s.opts
-	if !opts.DontListen {
-		opts.Port = s.Addr().(*net.TCPAddr).Port
-	}
 	s.Stop()
 	s.Server = start(s.tb, &opts)
 }
