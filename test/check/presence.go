@@ -49,7 +49,7 @@ func (v *verifier) presence(events []Event) {
 				switch {
 				case settled && !members[id] && !ill(s.edge, e.Began-v.rules.Gone, e.T):
 					v.violated(bad, "%s: %s (%s at %s) has been there for %v and is not in the answer of %s", e.Channel, s.who, id, s.edge, (e.Began - s.from).Round(time.Second), e.At)
-				case left && members[id] && !ill(s.edge, s.to, e.T):
+				case left && members[id] && !ill(s.edge, max(s.to, e.Began-v.rules.Gone), e.T):
 					v.violated(bad, "%s: %s (%s at %s) has been gone for %v and is in the answer of %s", e.Channel, s.who, id, s.edge, (e.Began - s.to).Round(time.Second), e.At)
 				}
 			}

@@ -119,6 +119,7 @@ func TestEveryRuleCanBeBroken(t *testing.T) {
 		"ephemeral out of order":    {[]string{"subscribed who=c ch=e:a", "send ch=e:a p=x-1", "send ch=e:a p=x-2", "deliver who=c ch=e:a p=x-2", "deliver who=c ch=e:a p=x-1"}, RuleEphemeral},
 		"present and not listed":    {[]string{"subscribed who=c ch=e:a at=e1 p=id", "present ch=e:a began=20s t=21s"}, RulePresence},
 		"gone and listed":           {[]string{"subscribed who=c ch=e:a at=e1 p=id", "detach who=c", "present ch=e:a p=id began=20s t=21s"}, RulePresence},
+		"gone for long and listed":  {[]string{"subscribed who=c ch=e:a at=e1 p=id", "detach who=c", "impaired at=e1 t=5s", "healthy at=e1 t=6s", "present ch=e:a p=id began=40s t=41s"}, RulePresence},
 		"goroutines stay":           {[]string{`usage who=e1 p={"phase":"before","goroutines":10}`, `usage who=e1 p={"phase":"after","goroutines":99}`}, RuleLeak},
 		"descriptors stay, at last": {[]string{`usage who=e1 p={"phase":"before"}`, "closed", `usage who=e1 p={"phase":"after","descriptors":99}`}, RuleLeak},
 	} {
