@@ -18,12 +18,9 @@ import (
 type session struct {
 	// Set by newSession, read-only afterwards.
 	srv  *Server
-	kind kind
 	t    transport
 	id   string
 	seat *seat // nil unless a limit has to be remembered; set before it is read from
-
-	index int // in Sessions.all, guarded by Sessions.mu
 
 	mu        sync.Mutex // guards the fields below
 	room      sync.Cond  // signalled when inflight falls
@@ -31,16 +28,20 @@ type session struct {
 	// connecting: the connect command waits for server-side subscriptions.
 	connecting bool
 	closed     bool
-	leaving    bool              // no command is taken any more; see leave
-	fetching   bool              // a command waits for the key of a token; see withKey
-	info       router.ClientInfo // set by connect
-	channels   []*channelState   // few: searched one by one
-	inflight   int               // commands being taken or waiting for the cluster
-	expireAt   int64             // Unix seconds of the token's end; 0 never
-	since      time.Time         // when it began
-	pingAt     time.Time         // when the next ping is due
-	pongBy     time.Time         // when the answer to the last ping is due; zero when it came
-	grant      *grant            // nil for most
+	leaving    bool // no command is taken any more; see leave
+	fetching   bool // a command waits for the key of a token; see withKey
+	// Packed with the flags above: 320 bytes is a size class of the allocator, and the
+	// next is 352. kind is read-only, index is guarded by Sessions.mu.
+	kind     kind
+	inflight int32             // commands being taken or waiting for the cluster
+	index    int32             // in Sessions.all
+	info     router.ClientInfo // set by connect
+	channels []*channelState   // few: searched one by one
+	expireAt int64             // Unix seconds of the token's end; 0 never
+	since    time.Time         // when it began
+	pingAt   time.Time         // when the next ping is due
+	pongBy   time.Time         // when the answer to the last ping is due; zero when it came
+	grant    *grant            // nil for most
 }
 
 // channelState is what a session knows of one channel: its subscription, and the
@@ -96,7 +97,7 @@ func (s *session) onFrame(data []byte) bool {
 func (s *session) admit() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for (s.inflight >= s.srv.cfg.MaxInflight || s.leaving || s.connecting || s.fetching) && !s.closed {
+	for (int(s.inflight) >= s.srv.cfg.MaxInflight || s.leaving || s.connecting || s.fetching) && !s.closed {
 		s.room.Wait()
 	}
 	if s.closed {

@@ -39,7 +39,7 @@ func (ss *Sessions) add(s *session, start func()) bool {
 	if ss.full {
 		return false
 	}
-	s.index = len(ss.all)
+	s.index = int32(len(ss.all)) // descriptors end long before
 	ss.all = append(ss.all, s)
 	start()
 	return true
