@@ -380,7 +380,7 @@ func TestRestartOfOneServerContinues(t *testing.T) {
 // answer may hold.
 func TestMovedOverManyMarks(t *testing.T) {
 	srv := natstest.Run(t)
-	s := start(t, srv.Conn(ConnectOptions()...), Config{Namespaces: namespaces(true)})
+	s := start(t, srv.Conn(ConnectOptions()...), Config{Namespaces: namespaces(true), PublishTimeout: time.Minute, ContactBound: time.Minute})
 	l := logOf(t, s)
 	const keys = 1000
 	var wg sync.WaitGroup
