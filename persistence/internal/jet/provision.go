@@ -156,6 +156,14 @@ func Reconcile(have, want jetstream.StreamConfig) (next jetstream.StreamConfig, 
 		}
 	}
 	grow(&next.Duplicates, have.Duplicates, want.Duplicates)
+	for _, l := range []struct {
+		dst        *int64
+		have, want int64
+	}{{&next.MaxMsgs, have.MaxMsgs, want.MaxMsgs}, {&next.MaxBytes, have.MaxBytes, want.MaxBytes}} {
+		if l.have > 0 && l.want > l.have { // 0 and -1 are without limit
+			*l.dst, change = l.want, true
+		}
+	}
 	if r := max(have.Replicas, want.Replicas); r > next.Replicas {
 		next.Replicas, change = r, true
 	}
