@@ -38,7 +38,10 @@ func (q Queue) WithDefaults() Queue {
 		q.MaxJobs = 1_000_000
 	}
 	if q.MaxBytes == 0 {
-		q.MaxBytes = 1 << 30
+		// NATS reserves what a stream may grow to.
+		if q.MaxBytes = 1 << 30; q.MemoryStorage {
+			q.MaxBytes = 64 << 20
+		}
 	}
 	if q.MaxInFlight == 0 {
 		q.MaxInFlight = 10_000

@@ -3,8 +3,6 @@ package queue
 import (
 	"context"
 	"fmt"
-	"log/slog"
-	"os"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -69,7 +67,6 @@ func startStop(t testing.TB, nc *nats.Conn, cfg Config) (*Store, func()) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), 40*time.Second)
 	defer cancel()
-	cfg.Log = slog.New(slog.NewTextHandler(os.Stderr, nil))
 	s, err := Open(ctx, nc, cfg)
 	if err != nil {
 		t.Fatal(err)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -34,6 +35,8 @@ type puller struct {
 	next     int // worker to look at first
 	held     map[heldKey]*held
 	draining bool
+
+	again atomic.Bool // jobs were given back: all sources are worth a look
 }
 
 const (
@@ -60,7 +63,7 @@ func newPuller(q *queue) *puller {
 		}
 		p.sources[i] = source{
 			stream: q.streams[st].name, index: st, priority: priority,
-			filter: q.streams[st].subjects + infix + string(priority), weight: weights[priority],
+			filter: q.streams[st].subjects + infix + string(priority), weight: weights[priority], ready: true,
 		}
 	}
 	return p
@@ -96,6 +99,9 @@ func (p *puller) run(ctx context.Context) {
 		case <-last:
 			return
 		case <-p.changed:
+			if p.again.Swap(false) {
+				p.look()
+			}
 		case m := <-wake:
 			p.woken(m)
 		case m := <-p.msgs:
@@ -115,9 +121,17 @@ func (p *puller) poll() {
 		if src.asked > 0 && now.Sub(src.since) > answerTimeout {
 			src.renew() // what arrives for the old request is given back
 		}
-		src.ready = true
 	}
 	p.expire(now)
+	p.look()
+}
+
+// look makes every source worth a question.
+func (p *puller) look() {
+	for i := range p.sources {
+		p.sources[i].ready = true
+		p.sources[i].wakes++
+	}
 }
 
 func (p *puller) outstanding() int {

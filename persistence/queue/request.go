@@ -19,6 +19,9 @@ import (
 // times.
 const attemptTimeout = time.Second
 
+// codeDeleteFailed: a message to be deleted is not there (or a disk fails).
+const codeDeleteFailed = 10057
+
 // errExists: the subject was expected to be empty and is not.
 var errExists = errors.New("already stored")
 
@@ -41,10 +44,14 @@ func repeat(ctx context.Context, f func(context.Context) error) error {
 func final(err error) bool {
 	var refusal *jet.APIError
 	var shown *router.Error
-	if errors.As(err, &refusal) {
-		return refusal.Code < 500 && refusal.ErrCode != jet.CodeLastSequenceBusy && refusal.ErrCode != jet.CodeDuplicateInFlight
+	if errors.As(err, &shown) {
+		return true
 	}
-	return errors.As(err, &shown) || errors.Is(err, errExists) || errors.Is(err, nats.ErrMaxPayload) ||
+	if errors.As(err, &refusal) {
+		return refusal.Code < 500 && refusal.ErrCode != jet.CodeLastSequenceBusy && refusal.ErrCode != jet.CodeDuplicateInFlight ||
+			refusal.ErrCode == codeDeleteFailed
+	}
+	return errors.Is(err, errExists) || errors.Is(err, nats.ErrMaxPayload) ||
 		errors.Is(err, nats.ErrConnectionClosed) || errors.Is(err, nats.ErrConnectionDraining)
 }
 
@@ -181,7 +188,7 @@ func (s *Store) remove(ctx context.Context, stream string, seq uint64) (bool, er
 	var out struct{}
 	err := s.api(ctx, "STREAM.MSG.DELETE."+stream, map[string]any{"seq": seq, "no_erase": true}, &out)
 	var refusal *jet.APIError
-	if errors.As(err, &refusal) && refusal.Code < 500 {
+	if errors.As(err, &refusal) && (refusal.Code < 500 || strings.Contains(refusal.Text, "no message found")) {
 		return false, nil // gone before
 	}
 	return err == nil, err

@@ -100,6 +100,7 @@ func (s *Store) pauseUntil(ctx context.Context, name string, until time.Time) er
 			return err
 		}
 	}
+	q.puller.again.Store(true)
 	q.puller.notify()
 	return nil
 }

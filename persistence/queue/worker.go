@@ -70,6 +70,7 @@ func (w *worker) Close(grace time.Duration) {
 	for _, ack := range acks {
 		p.q.s.nak(ack, grace)
 	}
+	p.again.Store(true)
 	p.notify()
 }
 
