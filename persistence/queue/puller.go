@@ -29,6 +29,7 @@ type puller struct {
 	// Owned by run.
 	sources  [6]source
 	schedule schedule
+	lastAsk  time.Time
 
 	mu       sync.Mutex // guards the fields below
 	workers  []*worker
@@ -47,6 +48,10 @@ const (
 	// consumer is paused, full, or without a leader. answerTimeout is when it is
 	// given up.
 	stuckAfter    = 250 * time.Millisecond
+	// patience is how long few free credits (less than 1/patienceShare) wait for
+	// more to be free, so that a busy queue is not asked for every single job.
+	patience      = 5 * time.Millisecond
+	patienceShare = 8
 	answerTimeout = 5 * time.Second
 )
 
@@ -84,13 +89,18 @@ func (p *puller) run(ctx context.Context) {
 	defer tick.Stop()
 	stop := p.stop
 	var last <-chan time.Time // set while draining
+	wait := time.NewTimer(patience)
+	defer wait.Stop()
 	for {
 		if stop != nil {
-			p.ask()
+			if again := p.ask(); again > 0 {
+				wait.Reset(again)
+			}
 		} else if p.outstanding() == 0 {
 			return
 		}
 		select {
+		case <-wait.C:
 		case <-ctx.Done():
 			return
 		case <-stop:
@@ -143,9 +153,9 @@ func (p *puller) outstanding() int {
 }
 
 // ask distributes the free credits over the sources by weight and asks for the
-// jobs.
-func (p *puller) ask() {
-	free := p.free()
+// jobs. It returns when to come back, 0 when something will happen anyhow.
+func (p *puller) ask() (again time.Duration) {
+	free, all := p.free()
 	now := time.Now()
 	for i := range p.sources {
 		src := &p.sources[i]
@@ -153,6 +163,9 @@ func (p *puller) ask() {
 			src.wanted = 0
 		}
 		free -= src.asked + src.wanted
+	}
+	if rest := patience - now.Sub(p.lastAsk); free > 0 && free < all/patienceShare && rest > 0 {
+		free, again = 0, rest
 	}
 	for ; free > 0; free-- {
 		i := p.schedule.next(func(i int) int {
@@ -169,8 +182,10 @@ func (p *puller) ask() {
 	for i := range p.sources {
 		if src := &p.sources[i]; src.wanted > 0 && src.asked == 0 {
 			p.request(src, now)
+			p.lastAsk = now
 		}
 	}
+	return again
 }
 
 // request sends what is wanted of src.

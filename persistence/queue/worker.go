@@ -115,15 +115,15 @@ func (p *puller) drain() {
 	}
 }
 
-// free returns how many more jobs all workers can take.
-func (p *puller) free() int {
+// free returns how many more jobs all workers can take, and how many in all.
+func (p *puller) free() (free, all int) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	n := 0
 	for _, w := range p.workers {
-		n += max(w.credits-w.holds, 0)
+		free += max(w.credits-w.holds, 0)
+		all += w.credits
 	}
-	return n
+	return free, all
 }
 
 // take hands a job to the next worker that can take it. A job that was tried too
