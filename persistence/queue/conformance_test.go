@@ -228,7 +228,7 @@ func forgedHeaders(t *testing.T, env *environment) {
 }
 
 func secondStart(t *testing.T, env *environment) {
-	cfg := env.fresh()
+	cfg := env.fresh(t)
 	first := start(t, env.conn(0), cfg)
 	mustPush(t, first, text("1"))
 	if err := first.Pause(t.Context(), "q"); err != nil {

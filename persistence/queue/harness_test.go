@@ -3,12 +3,14 @@ package queue
 import (
 	"context"
 	"fmt"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/headrace/headrace/internal/natstest"
 	"github.com/headrace/headrace/persistence"
@@ -48,12 +50,26 @@ func fastQueue(memory bool) router.Queue {
 	}
 }
 
-// fresh returns a configuration that shares no stream with others.
-func (env *environment) fresh() Config {
-	return Config{
+// fresh returns a configuration that shares no stream with others. The streams
+// are deleted when the test ends: a queue is nine raft groups.
+func (env *environment) fresh(t *testing.T) Config {
+	t.Helper()
+	cfg := Config{
 		Prefix: fmt.Sprintf("t%d", env.prefixes.Add(1)), Replicas: env.replicas,
 		Queues: []router.Queue{fastQueue(env.memory)},
 	}
+	t.Cleanup(func() {
+		js, err := jetstream.New(env.conn(0))
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+		defer cancel()
+		for _, kind := range []string{"JOBS", "RETRY", "DEAD"} {
+			_ = js.DeleteStream(ctx, strings.ToUpper(cfg.Prefix)+"_"+kind+"_q") // only frees resources
+		}
+	})
+	return cfg
 }
 
 // start opens a store on nc and runs it until the test ends.
@@ -86,7 +102,7 @@ func startStop(t testing.TB, nc *nats.Conn, cfg Config) (*Store, func()) {
 // stores opens n stores on the same fresh streams, as n edges would.
 func (env *environment) stores(t *testing.T, n int, change ...func(*Config)) []*Store {
 	t.Helper()
-	cfg := env.fresh()
+	cfg := env.fresh(t)
 	for _, f := range change {
 		f(&cfg)
 	}

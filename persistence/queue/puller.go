@@ -47,11 +47,16 @@ const (
 	// stuckAfter is when a request without an answer gets no more credits: its
 	// consumer is paused, full, or without a leader. answerTimeout is when it is
 	// given up.
-	stuckAfter    = 250 * time.Millisecond
+	stuckAfter = 250 * time.Millisecond
 	// patience is how long few free credits (less than 1/patienceShare) wait for
 	// more to be free, so that a busy queue is not asked for every single job.
 	patience      = 5 * time.Millisecond
 	patienceShare = 8
+	// A consumer on another node than its stream's leader learns of a job a little
+	// after the notice of it: for lagBound after a notice "nothing there" is not
+	// believed, and asked again every lagPause.
+	lagBound      = 250 * time.Millisecond
+	lagPause      = 30 * time.Millisecond
 	answerTimeout = 5 * time.Second
 )
 
@@ -164,6 +169,9 @@ func (p *puller) ask() (again time.Duration) {
 		}
 		free -= src.asked + src.wanted
 	}
+	if free > 0 {
+		again = p.lagging(now)
+	}
 	if rest := patience - now.Sub(p.lastAsk); free > 0 && free < all/patienceShare && rest > 0 {
 		free, again = 0, rest
 	}
@@ -186,6 +194,19 @@ func (p *puller) ask() (again time.Duration) {
 		}
 	}
 	return again
+}
+
+// lagging returns when the next source may be asked again, 0 when none waits for
+// that.
+func (p *puller) lagging(now time.Time) (wait time.Duration) {
+	for i := range p.sources {
+		if src := &p.sources[i]; src.ready && src.asked == 0 && now.Before(src.notBefore) {
+			if d := src.notBefore.Sub(now); wait == 0 || d < wait {
+				wait = d
+			}
+		}
+	}
+	return wait
 }
 
 // request sends what is wanted of src.
@@ -230,7 +251,12 @@ func (p *puller) receive(m *nats.Msg) {
 		return
 	}
 	src.asked = 0
-	if src.wakes == src.wakesThen { // nothing was stored since the question
+	now := time.Now()
+	switch {
+	case src.wakes != src.wakesThen: // something was stored since the question
+	case p.q.s.cfg.Replicas > 1 && now.Sub(src.lastWake) < lagBound:
+		src.notBefore = now.Add(lagPause)
+	default:
 		src.ready = false
 	}
 }
@@ -241,7 +267,7 @@ func (p *puller) woken(m *nats.Msg) {
 	for i := range p.sources {
 		src := &p.sources[i]
 		if len(tail) > 2 && int(tail[0]-'0') == src.index && tail[2:] == string(src.priority) {
-			src.ready = true
+			src.ready, src.lastWake = true, time.Now()
 			src.wakes++
 		}
 	}

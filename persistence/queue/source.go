@@ -23,6 +23,8 @@ type source struct {
 	since     time.Time
 	wakes     uint64 // notices of stored jobs
 	wakesThen uint64 // their number at the request
+	lastWake  time.Time
+	notBefore time.Time // of the next request
 	inbox     string
 	sub       *nats.Subscription
 }
@@ -33,7 +35,7 @@ var weights = map[router.Priority]int{router.PriorityHigh: 6, router.PriorityMed
 
 // eligible reports whether src may be given credits.
 func (s *source) eligible(now time.Time) bool {
-	return s.ready && (s.asked == 0 || now.Sub(s.since) < stuckAfter)
+	return s.ready && !now.Before(s.notBefore) && (s.asked == 0 || now.Sub(s.since) < stuckAfter)
 }
 
 // renew gives up the request under way: without the subscription NATS drops it.
