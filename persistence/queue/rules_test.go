@@ -35,7 +35,7 @@ func TestQ1RetryScheduleIsExact(t *testing.T) {
 		if d := eventuallyDead(t, s, 1)[0]; d.Attempts != 4 || d.Reason != router.DeadAttempts {
 			t.Errorf("dead letter %+v", d)
 		}
-		h.none(time.Hour)
+		h.none(2 * time.Minute)
 		h.w.Close(0)
 		stop()
 		s.nc.Close()
