@@ -40,7 +40,8 @@ type queue struct {
 	cfg     router.Queue
 	streams [2]stream // of jobs and of retries
 	dead    stream
-	key     []byte // of tokens
+	key     []byte    // of tokens
+	macs    sync.Pool // of hash.Hash with that key
 	puller  *puller
 }
 

@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/base64"
 	"errors"
+	"hash"
 	"strconv"
 	"strings"
 	"time"
@@ -57,9 +58,15 @@ func (q *queue) token(d delivery) string {
 }
 
 func (q *queue) mac(ack string) []byte {
-	h := hmac.New(sha256.New, q.key)
+	h, ok := q.macs.Get().(hash.Hash)
+	if !ok {
+		h = hmac.New(sha256.New, q.key)
+	}
+	h.Reset()
 	h.Write([]byte(q.cfg.Name + "\x00" + ack)) // names have no NUL
-	return h.Sum(nil)[:macBytes]
+	sum := h.Sum(make([]byte, 0, sha256.Size+len(ack)))
+	q.macs.Put(h)
+	return sum[:macBytes]
 }
 
 // open is the inverse of token.
