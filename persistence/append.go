@@ -10,6 +10,7 @@ import (
 
 	"crypto/rand"
 
+	"github.com/headrace/headrace/persistence/internal/jet"
 	"github.com/headrace/headrace/router"
 )
 
@@ -66,7 +67,7 @@ func (p *stream) append(key string, e router.Entry, done func(e router.Entry, du
 
 func (p *stream) enqueue(key string, q *pending) error {
 	if !p.budget.take(q.bytes) {
-		p.metrics.refused.add(refusedBytes)
+		p.metrics.refused.Add(refusedBytes)
 		return router.Errorf(router.CodeLimit, "too many publications are waiting to be stored")
 	}
 	p.mu.Lock()
@@ -83,7 +84,7 @@ func (p *stream) enqueue(key string, q *pending) error {
 		go p.work(key, kq)
 	} else if len(kq.waiting) >= p.cfg.MaxQueuedPerKey {
 		p.budget.give(q.bytes)
-		p.metrics.refused.add(refusedKey)
+		p.metrics.refused.Add(refusedKey)
 		return router.Errorf(router.CodeLimit, "too many publications are waiting in this channel")
 	}
 	kq.waiting = append(kq.waiting, q)
@@ -150,20 +151,20 @@ func (p *stream) isClosed() bool {
 
 // conflicted reports whether a compare-and-set lost.
 func conflicted(err error) bool {
-	var refusal *apiError
+	var refusal *jet.APIError
 	return errors.As(err, &refusal) &&
-		(refusal.ErrCode == codeWrongLastSequence || refusal.ErrCode == codeLastSequenceBusy)
+		(refusal.ErrCode == jet.CodeWrongLastSequence || refusal.ErrCode == jet.CodeLastSequenceBusy)
 }
 
 // inFlight reports whether the leader is still busy with an earlier attempt.
 func inFlight(err error) bool {
-	var refusal *apiError
-	return errors.As(err, &refusal) && refusal.ErrCode == codeDuplicateInFlight
+	var refusal *jet.APIError
+	return errors.As(err, &refusal) && refusal.ErrCode == jet.CodeDuplicateInFlight
 }
 
 // refusedForGood reports whether the stream will never take the entry.
 func refusedForGood(err error) bool {
-	var refusal *apiError
+	var refusal *jet.APIError
 	return errors.As(err, &refusal) && refusal.Code == 400 && !conflicted(err) && !inFlight(err) &&
 		!strings.Contains(refusal.Text, "batch")
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 
 	"github.com/headrace/headrace/internal/planted"
+	"github.com/headrace/headrace/persistence/internal/jet"
 	"github.com/headrace/headrace/router"
 )
 
@@ -42,5 +43,5 @@ func (p *stream) clear(ctx context.Context, key string) (router.Entry, error) {
 	err = p.retrying(ctx, func(ctx context.Context) error {
 		return p.api(ctx, "PURGE", map[string]any{"filter": p.filter(key), "seq": r.e.Seq}, nil)
 	})
-	return r.e, unavailable("history", err)
+	return r.e, jet.Unavailable("history", err)
 }

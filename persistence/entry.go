@@ -7,6 +7,7 @@ import (
 
 	"github.com/nats-io/nats.go"
 
+	"github.com/headrace/headrace/persistence/internal/jet"
 	"github.com/headrace/headrace/router"
 )
 
@@ -36,28 +37,19 @@ func encodeHeader(e *router.Entry) nats.Header {
 	return h
 }
 
-// last returns the last value of a header. The server appends its own Nats-*
-// headers behind what the publisher sent, so the first one may be forged.
-func last(h nats.Header, name string) string {
-	if v := h[name]; len(v) > 0 {
-		return v[len(v)-1]
-	}
-	return ""
-}
-
 // decodeEntry makes an entry of stored headers and payload. Seq and Time are the
 // caller's.
 func decodeEntry(h nats.Header, data []byte) (router.Entry, error) {
-	e := router.Entry{Life: last(h, headerLife), ID: last(h, headerID), Data: data}
-	n, err := strconv.ParseUint(last(h, headerNumber), 10, 64)
+	e := router.Entry{Life: jet.Last(h, headerLife), ID: jet.Last(h, headerID), Data: data}
+	n, err := strconv.ParseUint(jet.Last(h, headerNumber), 10, 64)
 	if err != nil || n == 0 || e.Life == "" {
-		return router.Entry{}, fmt.Errorf("decode entry: number %q, life %q", last(h, headerNumber), e.Life)
+		return router.Entry{}, fmt.Errorf("decode entry: number %q, life %q", jet.Last(h, headerNumber), e.Life)
 	}
 	e.Number = n
-	if m := last(h, headerMeta); m != "" {
+	if m := jet.Last(h, headerMeta); m != "" {
 		e.Meta = []byte(m)
 	}
-	e.Cleared = last(h, headerCleared) == "1"
+	e.Cleared = jet.Last(h, headerCleared) == "1"
 	return e, nil
 }
 
@@ -68,11 +60,11 @@ func decodeCopy(m *nats.Msg) (router.Entry, error) {
 	if err != nil {
 		return e, err
 	}
-	if e.Seq, err = strconv.ParseUint(last(m.Header, nats.JSSequence), 10, 64); err != nil || e.Seq == 0 {
-		return router.Entry{}, fmt.Errorf("decode entry: sequence %q", last(m.Header, nats.JSSequence))
+	if e.Seq, err = strconv.ParseUint(jet.Last(m.Header, nats.JSSequence), 10, 64); err != nil || e.Seq == 0 {
+		return router.Entry{}, fmt.Errorf("decode entry: sequence %q", jet.Last(m.Header, nats.JSSequence))
 	}
-	if e.Time, err = time.Parse(time.RFC3339Nano, last(m.Header, nats.JSTimeStamp)); err != nil {
-		return router.Entry{}, fmt.Errorf("decode entry: time %q", last(m.Header, nats.JSTimeStamp))
+	if e.Time, err = time.Parse(time.RFC3339Nano, jet.Last(m.Header, nats.JSTimeStamp)); err != nil {
+		return router.Entry{}, fmt.Errorf("decode entry: time %q", jet.Last(m.Header, nats.JSTimeStamp))
 	}
 	return e, nil
 }

@@ -14,6 +14,7 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
+	"github.com/headrace/headrace/persistence/internal/jet"
 	"github.com/headrace/headrace/router"
 )
 
@@ -71,14 +72,14 @@ func (s *Store) openIngest(ctx context.Context) (*ingest, error) {
 		subjects = append(subjects, s.cfg.Prefix+".in."+name+".>")
 	}
 	slices.Sort(subjects)
-	in, err := s.ensurePlain(ctx, jetstream.StreamConfig{
+	in, err := s.provision.EnsurePlain(ctx, jetstream.StreamConfig{
 		Name: upper + "_IN", Description: "Headrace: published by plain NATS clients, on the way into the logs",
 		Subjects: subjects, Retention: jetstream.WorkQueuePolicy, Replicas: s.cfg.Replicas, Duplicates: s.cfg.DuplicateWindow,
 	})
 	if err != nil {
 		return nil, err
 	}
-	_, err = s.ensurePlain(ctx, jetstream.StreamConfig{
+	_, err = s.provision.EnsurePlain(ctx, jetstream.StreamConfig{
 		Name: upper + "_DEAD_in", Description: "Headrace: messages that no log would take, with the reason",
 		Subjects: []string{s.cfg.Prefix + ".dead.in.*"}, Replicas: s.cfg.Replicas, MaxAge: deadRetention, AllowDirect: true,
 	})
@@ -90,14 +91,8 @@ func (s *Store) openIngest(ctx context.Context) (*ingest, error) {
 	}
 	return &ingest{
 		s: s, stream: in.Name, dead: s.cfg.Prefix + ".dead.in.", subjects: s.cfg.Prefix + ".in.",
-		incarnation: in.Metadata[metaIncarnation], taken: make(map[jetstream.Msg]struct{}),
+		incarnation: in.Metadata[jet.MetaIncarnation], taken: make(map[jetstream.Msg]struct{}),
 	}, nil
-}
-
-// ensurePlain is ensure for streams without slots. Subjects only grow.
-func (s *Store) ensurePlain(ctx context.Context, want jetstream.StreamConfig) (have jetstream.StreamConfig, err error) {
-	want.Metadata = map[string]string{metaVersion: strconv.Itoa(configVersion), metaIncarnation: newID()}
-	return s.ensure(ctx, want)
 }
 
 // ensureConsumer makes the consumer that all edges share, or changes it to what
@@ -106,7 +101,7 @@ func (s *Store) ensurePlain(ctx context.Context, want jetstream.StreamConfig) (h
 func (s *Store) ensureConsumer(ctx context.Context, stream string) error {
 	want := ingestConsumerConfig()
 	for attempt := 0; ; attempt++ {
-		try, cancel := context.WithTimeout(ctx, ensureTimeout)
+		try, cancel := context.WithTimeout(ctx, jet.EnsureTimeout)
 		have, err := s.js.Consumer(try, stream, ingestConsumer)
 		if errors.Is(err, jetstream.ErrConsumerNotFound) {
 			have, err = s.js.CreateOrUpdateConsumer(try, stream, want)
@@ -120,7 +115,7 @@ func (s *Store) ensureConsumer(ctx context.Context, stream string) error {
 		if err == nil {
 			return nil
 		}
-		if !startupTemporary(err) || !pause(ctx, attempt+4) {
+		if !jet.StartupTemporary(err) || !jet.Pause(ctx, attempt+4) {
 			return fmt.Errorf("consumer of stream %s: %w", stream, err)
 		}
 	}
@@ -132,7 +127,7 @@ func (in *ingest) run(ctx context.Context) {
 		if err := in.consume(ctx); err != nil && ctx.Err() == nil {
 			in.s.cfg.Log.Warn("ingest interrupted", "stream", in.stream, "err", err)
 		}
-		pause(ctx, attempt+6)
+		jet.Pause(ctx, attempt+6)
 	}
 }
 
@@ -231,7 +226,7 @@ func (in *ingest) take(m jetstream.Msg) {
 		in.release(m)
 		switch {
 		case err == nil:
-			in.s.metrics.ingested.add(ingestStored)
+			in.s.metrics.ingested.Add(ingestStored)
 			_ = m.Ack() // lost: it comes again and is a duplicate
 		case router.CodeOf(err) == router.CodeUnavailable, router.CodeOf(err) == router.CodeLimit && !errors.Is(err, nats.ErrMaxPayload):
 			in.retry(m)
@@ -243,7 +238,7 @@ func (in *ingest) take(m jetstream.Msg) {
 
 // retry gives m back, to be delivered to some edge a little later.
 func (in *ingest) retry(m jetstream.Msg) {
-	in.s.metrics.ingested.add(ingestRetried)
+	in.s.metrics.ingested.Add(ingestRetried)
 	_ = m.NakWithDelay(time.Second) // lost: it comes again after ingestAckWait
 }
 
@@ -253,27 +248,17 @@ func (in *ingest) retry(m jetstream.Msg) {
 func (in *ingest) bury(m jetstream.Msg, meta *jetstream.MsgMetadata, reason string) {
 	seq := strconv.FormatUint(meta.Sequence.Stream, 10)
 	dead := &nats.Msg{Subject: in.dead + in.incarnation + "-" + seq, Data: m.Data(), Header: nats.Header{
-		headerReason: {oneLine(reason)}, headerOriginSubject: {m.Subject()}, headerOriginSeq: {seq},
+		headerReason: {jet.OneLine(reason)}, headerOriginSubject: {m.Subject()}, headerOriginSeq: {seq},
 	}}
 	ctx, cancel := context.WithTimeout(context.Background(), readTimeout)
 	defer cancel()
 	_, err := in.s.js.PublishMsg(ctx, dead, jetstream.WithExpectLastSequencePerSubject(0))
 	var refusal *jetstream.APIError
-	if err != nil && !(errors.As(err, &refusal) && refusal.ErrorCode == codeWrongLastSequence) {
+	if err != nil && !(errors.As(err, &refusal) && refusal.ErrorCode == jet.CodeWrongLastSequence) {
 		in.s.cfg.Log.Warn("dead letter not stored", "stream", in.stream, "err", err)
 		in.retry(m)
 		return
 	}
-	in.s.metrics.ingested.add(ingestDead)
-	_ = m.TermWithReason(oneLine(reason))
-}
-
-// oneLine makes s fit for a header line.
-func oneLine(s string) string {
-	return strings.Map(func(r rune) rune {
-		if r < ' ' || r > '~' {
-			return '?'
-		}
-		return r
-	}, s)
+	in.s.metrics.ingested.Add(ingestDead)
+	_ = m.TermWithReason(jet.OneLine(reason))
 }

@@ -9,25 +9,9 @@ import (
 
 	"github.com/nats-io/nats.go"
 
+	"github.com/headrace/headrace/persistence/internal/jet"
 	"github.com/headrace/headrace/router"
 )
-
-// Error codes of the JetStream API (nats-server server/errors.json).
-const (
-	codeMessageNotFound   = 10037
-	codeWrongLastSequence = 10071 // the sequence differs
-	codeLastSequenceBusy  = 10164 // another append is in flight (R3), sometimes spurious
-	codeDuplicateInFlight = 10158 // the same id is in flight (R3)
-)
-
-// apiError is a refusal by JetStream.
-type apiError struct {
-	Code    int    `json:"code"`
-	ErrCode int    `json:"err_code"`
-	Text    string `json:"description"`
-}
-
-func (e *apiError) Error() string { return fmt.Sprintf("%s (%d)", e.Text, e.ErrCode) }
 
 // api sends a JetStream API request that the leader answers and decodes the
 // answer into out.
@@ -39,12 +23,12 @@ func (p *stream) api(ctx context.Context, op string, in, out any) error {
 			return fmt.Errorf("encode %s request: %w", op, err)
 		}
 	}
-	m, err := p.req.do(ctx, &nats.Msg{Subject: "$JS.API.STREAM." + op + "." + p.name, Data: data})
+	m, err := p.req.Do(ctx, &nats.Msg{Subject: "$JS.API.STREAM." + op + "." + p.name, Data: data})
 	if err != nil {
 		return err
 	}
 	var refusal struct {
-		Error *apiError `json:"error"`
+		Error *jet.APIError `json:"error"`
 	}
 	if err := json.Unmarshal(m.Data, &refusal); err != nil {
 		return fmt.Errorf("decode %s answer: %w", op, err)
@@ -64,7 +48,7 @@ type getRequest struct {
 }
 
 type getAnswer struct {
-	Error   *apiError `json:"error"`
+	Error   *jet.APIError `json:"error"`
 	Message *struct {
 		Subject string    `json:"subject"`
 		Seq     uint64    `json:"seq"`
@@ -80,7 +64,7 @@ func (p *stream) get(ctx context.Context, in getRequest) (e router.Entry, subjec
 	if err != nil {
 		return e, "", fmt.Errorf("encode get: %w", err)
 	}
-	m, err := p.req.do(ctx, &nats.Msg{Subject: p.subjectMsgGet, Data: data})
+	m, err := p.req.Do(ctx, &nats.Msg{Subject: p.subjectMsgGet, Data: data})
 	if err != nil {
 		return e, "", err
 	}
@@ -88,7 +72,7 @@ func (p *stream) get(ctx context.Context, in getRequest) (e router.Entry, subjec
 	if err := json.Unmarshal(m.Data, &a); err != nil {
 		return e, "", fmt.Errorf("decode get: %w", err)
 	}
-	if a.Error != nil && a.Error.ErrCode != codeMessageNotFound {
+	if a.Error != nil && a.Error.ErrCode != jet.CodeMessageNotFound {
 		return e, "", a.Error
 	}
 	if !p.replicated {

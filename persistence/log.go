@@ -9,6 +9,7 @@ import (
 	"github.com/nats-io/nats.go"
 
 	"github.com/headrace/headrace/internal/planted"
+	"github.com/headrace/headrace/persistence/internal/jet"
 	"github.com/headrace/headrace/router"
 )
 
@@ -93,7 +94,7 @@ func (l *numberedLog) State(ctx context.Context, key string) (state router.Strea
 		state = router.StreamState{FirstSeq: info.State.FirstSeq, LastSeq: info.State.LastSeq}
 		return err
 	})
-	return state, unavailable("history", err)
+	return state, jet.Unavailable("history", err)
 }
 
 func (l *numberedLog) LastSeq(key string) uint64 { return l.of(key).lastSeq.Load() }
@@ -109,13 +110,13 @@ func (l *numberedLog) DecodeLive(m *nats.Msg) (router.Entry, error) {
 	if err != nil {
 		return e, err
 	}
-	stream := last(m.Header, nats.JSStream)
+	stream := jet.Last(m.Header, nats.JSStream)
 	for _, p := range l.streams {
 		if p.name != stream {
 			continue
 		}
 		p.sawSeq(e.Seq)
-		if key, ok := p.keyOf(last(m.Header, "Nats-Subject")); ok {
+		if key, ok := p.keyOf(jet.Last(m.Header, "Nats-Subject")); ok {
 			p.sawHead(key, head{e.Number, e.Seq, e.Life})
 		}
 		return e, nil

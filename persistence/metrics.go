@@ -1,6 +1,10 @@
 package persistence
 
-import "github.com/prometheus/client_golang/prometheus"
+import (
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/headrace/headrace/persistence/internal/jet"
+)
 
 // attemptResult says how one attempt to append ended. The set is closed: every
 // value is a series from the first scrape.
@@ -25,43 +29,26 @@ const (
 	refusedTimeout refusal = "timeout"
 )
 
-// counters is a counter for each value of a closed set.
-type counters[L ~string] map[L]prometheus.Counter
-
-func (c counters[L]) add(l L) { c[l].Inc() }
-
-func newCounters[L ~string](r prometheus.Registerer, name, help, label string, values ...L) counters[L] {
-	vec := prometheus.NewCounterVec(prometheus.CounterOpts{Name: name, Help: help}, []string{label})
-	if r != nil {
-		r.MustRegister(vec)
-	}
-	c := make(counters[L], len(values))
-	for _, v := range values {
-		c[v] = vec.WithLabelValues(string(v))
-	}
-	return c
-}
-
 type metrics struct {
-	attempts      counters[attemptResult]
-	refused       counters[refusal]
-	ingested      counters[ingestResult]
-	userLimit     counters[userLimitResult]
+	attempts      jet.Counters[attemptResult]
+	refused       jet.Counters[refusal]
+	ingested      jet.Counters[ingestResult]
+	userLimit     jet.Counters[userLimitResult]
 	movedAtLeader prometheus.Counter
 }
 
 func newMetrics(r prometheus.Registerer) *metrics {
 	m := &metrics{
-		attempts: newCounters(r, "headrace_persistence_append_attempts_total",
+		attempts: jet.NewCounters(r, "headrace_persistence_append_attempts_total",
 			"Attempts to append an entry (or an atomic batch of entries) by result.", "result",
 			attemptStored, attemptDuplicate, attemptConflict, attemptUnreached, attemptUnknown, attemptFoundStored, attemptVanished),
-		refused: newCounters(r, "headrace_persistence_append_refused_total",
+		refused: jet.NewCounters(r, "headrace_persistence_append_refused_total",
 			"Entries not appended because of a bound, by bound.", "reason",
 			refusedKey, refusedBytes, refusedTimeout),
-		ingested: newCounters(r, "headrace_persistence_ingested_total",
+		ingested: jet.NewCounters(r, "headrace_persistence_ingested_total",
 			"Messages published by plain NATS clients, by result.", "result",
 			ingestStored, ingestDead, ingestRetried),
-		userLimit: newCounters(r, "headrace_persistence_user_limit_total",
+		userLimit: jet.NewCounters(r, "headrace_persistence_user_limit_total",
 			"Publications checked against the limit per user, by result.", "result",
 			userLimitAllowed, userLimitRefused, userLimitRepeated, userLimitLocal),
 		movedAtLeader: prometheus.NewCounter(prometheus.CounterOpts{

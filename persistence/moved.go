@@ -5,6 +5,7 @@ import (
 	"context"
 	"slices"
 
+	"github.com/headrace/headrace/persistence/internal/jet"
 	"github.com/headrace/headrace/router"
 )
 
@@ -28,7 +29,7 @@ func (p *stream) moved(ctx context.Context, marks []router.Mark) (moved []string
 		return err
 	})
 	if err != nil {
-		return nil, false, unavailable("history", err)
+		return nil, false, jet.Unavailable("history", err)
 	}
 	for _, m := range marks {
 		rewound = rewound || m.Seq > info.State.LastSeq
@@ -46,7 +47,7 @@ func (p *stream) moved(ctx context.Context, marks []router.Mark) (moved []string
 			return err
 		})
 		if err != nil {
-			return nil, rewound, unavailable("history", err)
+			return nil, rewound, jet.Unavailable("history", err)
 		}
 		moved = append(moved, keys...)
 	}
@@ -84,7 +85,7 @@ func (p *stream) movedChunk(ctx context.Context, marks []router.Mark, lastSeq ui
 			return nil, err
 		case r.upTo >= lastSeq:
 			return p.newer(r, seqs)
-		case attempt >= 3 || !pause(ctx, attempt):
+		case attempt >= 3 || !jet.Pause(ctx, attempt):
 			return p.movedAtLeader(ctx, marks)
 		}
 	}
@@ -98,7 +99,7 @@ func (p *stream) newer(r multiResult, seqs map[string]uint64) ([]string, error) 
 		if err != nil {
 			return nil, err
 		}
-		key, ok := p.keyOf(last(m.Header, "Nats-Subject"))
+		key, ok := p.keyOf(jet.Last(m.Header, "Nats-Subject"))
 		if !ok {
 			continue
 		}

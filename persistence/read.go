@@ -11,6 +11,7 @@ import (
 
 	"github.com/nats-io/nats.go"
 
+	"github.com/headrace/headrace/persistence/internal/jet"
 	"github.com/headrace/headrace/router"
 )
 
@@ -43,7 +44,7 @@ func (p *stream) multiLast(ctx context.Context, subjects []string, seq uint64) (
 		if err != nil {
 			return r, fmt.Errorf("encode direct get: %w", err)
 		}
-		msgs, err := p.req.doMany(ctx, &nats.Msg{Subject: p.subjectDirect, Data: data}, isStatus)
+		msgs, err := p.req.DoMany(ctx, &nats.Msg{Subject: p.subjectDirect, Data: data}, isStatus)
 		if err != nil {
 			return r, err
 		}
@@ -61,17 +62,17 @@ func (p *stream) multiLast(ctx context.Context, subjects []string, seq uint64) (
 		default:
 			return r, fmt.Errorf("direct get: status %q %s", status, end.Header.Get("Description"))
 		}
-		upTo, err := strconv.ParseUint(last(end.Header, "Nats-UpTo-Sequence"), 10, 64)
+		upTo, err := strconv.ParseUint(jet.Last(end.Header, "Nats-UpTo-Sequence"), 10, 64)
 		if err != nil {
 			return r, fmt.Errorf("direct get: up to sequence: %w", err)
 		}
 		if r.upTo == 0 || upTo < r.upTo {
 			r.upTo = upTo // pages may come from different replicas
 		}
-		if last(end.Header, "Nats-Num-Pending") == "0" || len(msgs) == 1 {
+		if jet.Last(end.Header, "Nats-Num-Pending") == "0" || len(msgs) == 1 {
 			return r, nil
 		}
-		seq, err := strconv.ParseUint(last(end.Header, "Nats-Last-Sequence"), 10, 64)
+		seq, err := strconv.ParseUint(jet.Last(end.Header, "Nats-Last-Sequence"), 10, 64)
 		if err != nil {
 			return r, fmt.Errorf("direct get: last sequence: %w", err)
 		}
@@ -125,7 +126,7 @@ func (p *stream) read(ctx context.Context, key string, after uint64, h router.En
 		return err
 	})
 	if err != nil {
-		return nil, unavailable("history", err)
+		return nil, jet.Unavailable("history", err)
 	}
 	run, ok := runTo(entries, after, h)
 	if !ok {

@@ -10,19 +10,21 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
+	"github.com/headrace/headrace/persistence/internal/jet"
 	"github.com/headrace/headrace/router"
 )
 
 // Store gives access to everything that lasts. It works while Run does.
 type Store struct {
-	cfg     Config // as given to Open, defaults filled in
-	nc      *nats.Conn
-	js      jetstream.JetStream
-	req     *requester
-	metrics *metrics
-	logs    map[string]*numberedLog // by namespace; those with history
-	streams []*stream               // of all logs
-	ingest  *ingest                 // nil without logs
+	cfg       Config // as given to Open, defaults filled in
+	nc        *nats.Conn
+	provision jet.Provisioner
+	js        jetstream.JetStream
+	req       *jet.Requester
+	metrics   *metrics
+	logs      map[string]*numberedLog // by namespace; those with history
+	streams   []*stream               // of all logs
+	ingest    *ingest                 // nil without logs
 }
 
 var (
@@ -43,13 +45,13 @@ func Open(ctx context.Context, nc *nats.Conn, cfg Config) (*Store, error) {
 	if err != nil {
 		return nil, fmt.Errorf("persistence: %w", err)
 	}
-	req, err := newRequester(nc)
+	req, err := jet.NewRequester(nc)
 	if err != nil {
 		return nil, fmt.Errorf("persistence: %w", err)
 	}
-	s := &Store{cfg: cfg, nc: nc, js: js, req: req, metrics: newMetrics(cfg.Metrics), logs: make(map[string]*numberedLog)}
+	s := &Store{cfg: cfg, provision: jet.Provisioner{JS: js, Log: cfg.Log}, nc: nc, js: js, req: req, metrics: newMetrics(cfg.Metrics), logs: make(map[string]*numberedLog)}
 	if err := s.open(ctx); err != nil {
-		req.close()
+		req.Close()
 		return nil, err
 	}
 	return s, nil
@@ -124,7 +126,7 @@ func (s *Store) Run(ctx context.Context) error {
 		wg.Go(p.close)
 	}
 	wg.Wait()
-	s.req.close()
+	s.req.Close()
 	return nil
 }
 

@@ -15,6 +15,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/headrace/headrace/internal/natstest"
+	"github.com/headrace/headrace/persistence/internal/jet"
 	"github.com/headrace/headrace/router"
 )
 
@@ -29,7 +30,7 @@ func TestLayoutIsNotChanged(t *testing.T) {
 		other := Config{Namespaces: namespaces(false)}
 		change(&other.Namespaces[0])
 		_, err := Open(t.Context(), srv.Conn(ConnectOptions()...), other)
-		var layout *layoutError
+		var layout *jet.LayoutError
 		if !errors.As(err, &layout) || !strings.Contains(err.Error(), name) {
 			t.Errorf("another %s: %v", name, err)
 		}
@@ -40,7 +41,7 @@ func TestReconcile(t *testing.T) {
 	stream := func(version string, age time.Duration, replicas int) jetstream.StreamConfig {
 		return jetstream.StreamConfig{
 			Name: "S", MaxAge: age, Replicas: replicas, Duplicates: time.Minute, Subjects: []string{"a.>"},
-			Metadata: map[string]string{metaVersion: version, metaIncarnation: "i" + version},
+			Metadata: map[string]string{jet.MetaVersion: version, jet.MetaIncarnation: "i" + version},
 		}
 	}
 	for name, tt := range map[string]struct {
@@ -57,12 +58,12 @@ func TestReconcile(t *testing.T) {
 		"for ever does not become hours": {stream("1", 0, 1), stream("1", time.Hour, 1), false, 0, 1},
 	} {
 		t.Run(name, func(t *testing.T) {
-			next, change, err := reconcile(tt.have, tt.want)
+			next, change, err := jet.Reconcile(tt.have, tt.want)
 			if err != nil || change != tt.change || next.MaxAge != tt.age || next.Replicas != tt.replicas {
 				t.Errorf("changes %v to %+v, %v", change, next, err)
 			}
-			if next.Metadata[metaIncarnation] != tt.have.Metadata[metaIncarnation] {
-				t.Errorf("incarnation became %q", next.Metadata[metaIncarnation])
+			if next.Metadata[jet.MetaIncarnation] != tt.have.Metadata[jet.MetaIncarnation] {
+				t.Errorf("incarnation became %q", next.Metadata[jet.MetaIncarnation])
 			}
 		})
 	}
@@ -251,7 +252,7 @@ func TestW6MessageOfADeadEdgeIsNotLate(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		opening.req.close()
+		opening.req.Close()
 		js, err := jetstream.New(dead)
 		if err != nil {
 			t.Fatal(err)

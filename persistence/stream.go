@@ -13,6 +13,7 @@ import (
 	lru "github.com/hashicorp/golang-lru/v2"
 
 	"github.com/headrace/headrace/internal/planted"
+	"github.com/headrace/headrace/persistence/internal/jet"
 	"github.com/headrace/headrace/router"
 )
 
@@ -29,7 +30,7 @@ type stream struct {
 	// Set when opened, read-only afterwards.
 	cfg           *Config
 	log           *slog.Logger
-	req           *requester
+	req           *jet.Requester
 	metrics       *metrics
 	budget        *budget // shared by the streams of a namespace
 	name          string
@@ -117,10 +118,10 @@ func (p *stream) head(ctx context.Context, key string) (router.Entry, error) {
 		e, err = p.headAnywhere(ctx, key)
 	}
 	if err != nil {
-		return e, unavailable("history", err)
+		return e, jet.Unavailable("history", err)
 	}
 	if p.replicated && p.silence() > p.cfg.ContactBound {
-		return router.Entry{}, unavailable("history", errNoQuorum)
+		return router.Entry{}, jet.Unavailable("history", errNoQuorum)
 	}
 	p.heads.Add(key, head{e.Number, e.Seq, e.Life})
 	return e, nil
@@ -139,7 +140,7 @@ func (p *stream) retrying(ctx context.Context, f func(context.Context) error) er
 		if err == nil || !temporary(err) || ctx.Err() != nil {
 			return err
 		}
-		if !pause(ctx, attempt) {
+		if !jet.Pause(ctx, attempt) {
 			return err
 		}
 	}
@@ -151,7 +152,7 @@ const readTimeout = 2 * time.Second
 
 // temporary reports whether a repetition may help.
 func temporary(err error) bool {
-	var refusal *apiError
+	var refusal *jet.APIError
 	if errors.As(err, &refusal) {
 		return refusal.Code >= 500 || refusal.Code == 429
 	}

@@ -16,6 +16,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 	"golang.org/x/time/rate"
 
+	"github.com/headrace/headrace/persistence/internal/jet"
 	"github.com/headrace/headrace/router"
 )
 
@@ -84,7 +85,7 @@ func (s *Store) UserLimit(ctx context.Context, cfg UserLimitConfig) (*UserLimit,
 		MaxAge: cfg.Window, MaxMsgsPerSubject: int64(cfg.Messages), MaxBytes: userLimitBytes,
 		Discard: jetstream.DiscardNew, DiscardNewPerSubject: true, Duplicates: min(cfg.Window, 100*time.Millisecond),
 	}
-	have, err := s.ensurePlain(ctx, want)
+	have, err := s.provision.EnsurePlain(ctx, want)
 	if err != nil {
 		return nil, err
 	}
@@ -119,10 +120,10 @@ func (u *UserLimit) Take(ctx context.Context, user string) error {
 	ctx, cancel := context.WithTimeout(ctx, userLimitTimeout)
 	defer cancel()
 	err := u.store(ctx, key)
-	var refusal *apiError
+	var refusal *jet.APIError
 	switch {
 	case err == nil:
-		u.s.metrics.userLimit.add(userLimitAllowed)
+		u.s.metrics.userLimit.Add(userLimitAllowed)
 		return nil
 	case errors.As(err, &refusal) && strings.Contains(refusal.Text, "per subject"):
 		u.refused.Add(key, now.Add(userLimitRepeat))
@@ -137,7 +138,7 @@ func (u *UserLimit) Take(ctx context.Context, user string) error {
 
 // store asks the stream to take one message of the user.
 func (u *UserLimit) store(ctx context.Context, key string) error {
-	m, err := u.s.req.do(ctx, &nats.Msg{Subject: u.subject + key})
+	m, err := u.s.req.Do(ctx, &nats.Msg{Subject: u.subject + key})
 	if err != nil {
 		return err
 	}
@@ -162,11 +163,11 @@ func (u *UserLimit) takeLocal(key string) error {
 	if !l.Allow() {
 		return u.refuse(userLimitRefused)
 	}
-	u.s.metrics.userLimit.add(userLimitLocal)
+	u.s.metrics.userLimit.Add(userLimitLocal)
 	return nil
 }
 
 func (u *UserLimit) refuse(why userLimitResult) error {
-	u.s.metrics.userLimit.add(why)
+	u.s.metrics.userLimit.Add(why)
 	return router.Errorf(router.CodeTooMany, "more than %d messages in %v", u.cfg.Messages, u.cfg.Window)
 }

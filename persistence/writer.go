@@ -12,6 +12,7 @@ import (
 	"github.com/nats-io/nats.go"
 
 	"github.com/headrace/headrace/internal/planted"
+	"github.com/headrace/headrace/persistence/internal/jet"
 	"github.com/headrace/headrace/router"
 )
 
@@ -68,7 +69,7 @@ func (w *writer) storeOne(q *pending) {
 	var cause error = context.DeadlineExceeded
 	for attempt := 0; ; attempt++ {
 		if attempt > 0 && !w.pause(q, attempt-1) || !time.Now().Before(q.deadline) {
-			w.p.metrics.refused.add(refusedTimeout)
+			w.p.metrics.refused.Add(refusedTimeout)
 			w.answer(q, router.Entry{}, false, router.Unavailable("history", cause))
 			return
 		}
@@ -115,7 +116,7 @@ func (w *writer) storeOne(q *pending) {
 			q.tried = append(q.tried, e.Number)
 		}
 		if planted.Bug(planted.DoubleAfterTimeout) {
-			q.entry.ID, q.tried = newID(), nil
+			q.entry.ID, q.tried = jet.NewID(), nil
 		}
 	}
 }
@@ -125,11 +126,11 @@ func (w *writer) storeOne(q *pending) {
 func (w *writer) note(err error) (ambiguous bool) {
 	switch {
 	case conflicted(err):
-		w.p.metrics.attempts.add(attemptConflict)
-	case hadNoEffect(err):
-		w.p.metrics.attempts.add(attemptUnreached)
+		w.p.metrics.attempts.Add(attemptConflict)
+	case jet.HadNoEffect(err):
+		w.p.metrics.attempts.Add(attemptUnreached)
 	default:
-		w.p.metrics.attempts.add(attemptUnknown)
+		w.p.metrics.attempts.Add(attemptUnknown)
 		return true
 	}
 	return false
@@ -138,14 +139,14 @@ func (w *writer) note(err error) (ambiguous bool) {
 func (w *writer) pause(q *pending, attempt int) bool {
 	ctx, cancel := context.WithDeadline(context.Background(), q.deadline)
 	defer cancel()
-	return pause(ctx, attempt)
+	return jet.Pause(ctx, attempt)
 }
 
 // next returns e as the successor of h. A life is born when there is none (W5).
 func next(h head, e router.Entry) router.Entry {
 	e.Number, e.Life = h.number+1, h.life
 	if h.number == 0 {
-		e.Life = newID()
+		e.Life = jet.NewID()
 		if planted.Bug(planted.RestartNumbers) {
 			e.Life = "always"
 		}
@@ -167,7 +168,7 @@ func (w *writer) lookBack(q *pending) (e router.Entry, found bool, err error) {
 			return e, false, err
 		}
 		if e.ID == q.entry.ID {
-			w.p.metrics.attempts.add(attemptFoundStored)
+			w.p.metrics.attempts.Add(attemptFoundStored)
 			w.p.heads.Remove(w.key)
 			return e, true, nil
 		}
@@ -204,7 +205,7 @@ func (w *writer) answerDuplicate(q *pending, seq uint64) error {
 			return err
 		}
 		if lost {
-			w.p.metrics.attempts.add(attemptVanished)
+			w.p.metrics.attempts.Add(attemptVanished)
 			w.p.log.Warn("nats knows the id of an entry that it does not hold; storing it again", "stream", w.p.name, "seq", seq)
 			q.entry.ID, q.tried, q.foundAt = rand.Text(), nil, time.Time{}
 			return errVanished
@@ -214,7 +215,7 @@ func (w *writer) answerDuplicate(q *pending, seq uint64) error {
 			e.Life = h.life
 		}
 	}
-	w.p.metrics.attempts.add(attemptDuplicate)
+	w.p.metrics.attempts.Add(attemptDuplicate)
 	w.answer(q, e, len(q.tried) == 0, nil)
 	return nil
 }
@@ -272,9 +273,9 @@ func (w *writer) vanished(ctx context.Context, seq uint64) (bool, error) {
 }
 
 type pubAck struct {
-	Seq       uint64    `json:"seq"`
-	Duplicate bool      `json:"duplicate"`
-	Error     *apiError `json:"error"`
+	Seq       uint64        `json:"seq"`
+	Duplicate bool          `json:"duplicate"`
+	Error     *jet.APIError `json:"error"`
 }
 
 // The compare-and-set: the message is stored if the newest sequence among the
@@ -300,7 +301,7 @@ func (w *writer) publish(q *pending, e *router.Entry, seq uint64) (pubAck, error
 
 func (w *writer) send(ctx context.Context, m *nats.Msg) (pubAck, error) {
 	var ack pubAck
-	reply, err := w.p.req.do(ctx, m)
+	reply, err := w.p.req.Do(ctx, m)
 	if err != nil {
 		return ack, err
 	}
@@ -315,7 +316,7 @@ func (w *writer) send(ctx context.Context, m *nats.Msg) (pubAck, error) {
 	}
 	w.p.contact()
 	w.p.sawSeq(ack.Seq)
-	w.p.metrics.attempts.add(attemptStored)
+	w.p.metrics.attempts.Add(attemptStored)
 	return ack, nil
 }
 
@@ -348,11 +349,11 @@ func (w *writer) storeBatch(group []*pending) bool {
 			return true
 		}
 		w.p.heads.Remove(w.key)
-		var refusal *apiError
+		var refusal *jet.APIError
 		switch {
 		case w.final(err):
 			return false // one of them is too large, for instance
-		case conflicted(err), hadNoEffect(err):
+		case conflicted(err), jet.HadNoEffect(err):
 			w.note(err)
 			continue
 		case errors.As(err, &refusal) && refusal.Code == 400:
@@ -396,8 +397,8 @@ func (w *writer) publishBatch(q *pending, entries []router.Entry, seq uint64) (p
 			m.Header[headerBatchCommit] = []string{"1"}
 			return w.send(ctx, m)
 		}
-		if err := w.p.req.nc.PublishMsg(m); err != nil {
-			return pubAck{}, &unsentError{err}
+		if err := w.p.req.Send(m); err != nil {
+			return pubAck{}, err
 		}
 	}
 	panic("persistence: empty batch")
@@ -410,7 +411,7 @@ func (w *writer) final(err error) bool {
 }
 
 func finalError(err error) error {
-	var refusal *apiError
+	var refusal *jet.APIError
 	switch {
 	case errors.Is(err, nats.ErrMaxPayload):
 		return &router.Error{Code: router.CodeLimit, Message: "message is too large", Err: err}

@@ -1,4 +1,4 @@
-package persistence
+package jet
 
 import (
 	"context"
@@ -9,9 +9,9 @@ import (
 	"github.com/headrace/headrace/router"
 )
 
-// unavailable classifies err, the result of talking to NATS, unless that was
+// Unavailable classifies err, the result of talking to NATS, unless that was
 // done before.
-func unavailable(what string, err error) error {
+func Unavailable(what string, err error) error {
 	var e *router.Error
 	if err == nil || errors.As(err, &e) {
 		return err
@@ -19,17 +19,17 @@ func unavailable(what string, err error) error {
 	return router.Unavailable(what, err)
 }
 
-// backoff returns the wait before attempt+1: 2 ms doubled each time up to
+// Backoff returns the wait before attempt+1: 2 ms doubled each time up to
 // 256 ms, of which a random half is taken, so that writers who collided do not
 // collide again.
-func backoff(attempt int) time.Duration {
+func Backoff(attempt int) time.Duration {
 	d := 2 * time.Millisecond << min(attempt, 7)
 	return d/2 + rand.N(d/2)
 }
 
-// pause waits before the next attempt. It returns false when ctx ended.
-func pause(ctx context.Context, attempt int) bool {
-	t := time.NewTimer(backoff(attempt))
+// Pause waits before the next attempt. It returns false when ctx ended.
+func Pause(ctx context.Context, attempt int) bool {
+	t := time.NewTimer(Backoff(attempt))
 	defer t.Stop()
 	select {
 	case <-t.C:

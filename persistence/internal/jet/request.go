@@ -1,4 +1,6 @@
-package persistence
+// Package jet is what the log and the queue share in talking to JetStream:
+// provisioning, requests, and small things about errors and headers.
+package jet
 
 import (
 	"context"
@@ -11,13 +13,13 @@ import (
 	"github.com/nats-io/nats.go"
 )
 
-// errNoResponders means that nobody received the request: it had no effect.
-var errNoResponders = errors.New("no responders")
+// ErrNoResponders means that nobody received the request: it had no effect.
+var ErrNoResponders = errors.New("no responders")
 
-// requester sends requests whose replies share one wildcard inbox. It serves
+// Requester sends requests whose replies share one wildcard inbox. It serves
 // requests with one reply and with many (batched direct gets), and costs less
 // than nats.go's own, which has the former only.
-type requester struct {
+type Requester struct {
 	nc     *nats.Conn
 	prefix string // of reply subjects, with the dot
 	sub    *nats.Subscription
@@ -44,8 +46,8 @@ type call struct {
 // the reply, if there was one, went to the old connection.
 var errDisconnected = errors.New("connection lost")
 
-func newRequester(nc *nats.Conn) (*requester, error) {
-	r := &requester{nc: nc, prefix: nc.NewInbox() + ".", calls: make(map[string]*call)}
+func NewRequester(nc *nats.Conn) (*Requester, error) {
+	r := &Requester{nc: nc, prefix: nc.NewInbox() + ".", calls: make(map[string]*call)}
 	sub, err := nc.Subscribe(r.prefix+"*", r.receive)
 	if err != nil {
 		return nil, fmt.Errorf("subscribe replies: %w", err)
@@ -61,7 +63,7 @@ func newRequester(nc *nats.Conn) (*requester, error) {
 	return r, nil
 }
 
-func (r *requester) close() {
+func (r *Requester) Close() {
 	_ = r.sub.Unsubscribe()
 	r.nc.RemoveStatusListener(r.status)
 	r.wg.Wait()
@@ -69,7 +71,7 @@ func (r *requester) close() {
 
 // watch ends the calls under way whenever the connection is lost, rather than
 // let them wait for their timeout.
-func (r *requester) watch() {
+func (r *Requester) watch() {
 	for range r.status {
 		r.mu.Lock()
 		for token, c := range r.calls {
@@ -81,7 +83,7 @@ func (r *requester) watch() {
 	}
 }
 
-func (r *requester) receive(m *nats.Msg) {
+func (r *Requester) receive(m *nats.Msg) {
 	token := m.Subject[strings.LastIndexByte(m.Subject, '.')+1:]
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -96,7 +98,7 @@ func (r *requester) receive(m *nats.Msg) {
 	}
 }
 
-func (r *requester) start(last func(*nats.Msg) bool) *call {
+func (r *Requester) start(last func(*nats.Msg) bool) *call {
 	c := &call{last: last, done: make(chan struct{})}
 	r.mu.Lock()
 	r.next++
@@ -107,7 +109,7 @@ func (r *requester) start(last func(*nats.Msg) bool) *call {
 }
 
 // wait returns the replies. After an error none will be added to the call.
-func (r *requester) wait(ctx context.Context, c *call) ([]*nats.Msg, error) {
+func (r *Requester) wait(ctx context.Context, c *call) ([]*nats.Msg, error) {
 	select {
 	case <-c.done:
 	case <-ctx.Done():
@@ -118,45 +120,53 @@ func (r *requester) wait(ctx context.Context, c *call) ([]*nats.Msg, error) {
 		return nil, c.err
 	}
 	if m := c.msgs[0]; len(m.Data) == 0 && m.Header.Get("Status") == "503" {
-		return nil, errNoResponders
+		return nil, ErrNoResponders
 	}
 	return c.msgs, nil
 }
 
-func (r *requester) abandon(c *call) {
+func (r *Requester) abandon(c *call) {
 	r.mu.Lock()
 	delete(r.calls, c.token)
 	r.mu.Unlock()
 }
 
-// do sends m and returns its one reply. The subject and header of m are kept.
-func (r *requester) do(ctx context.Context, m *nats.Msg) (*nats.Msg, error) {
-	msgs, err := r.doMany(ctx, m, nil)
+// Do sends m and returns its one reply. The subject and header of m are kept.
+func (r *Requester) Do(ctx context.Context, m *nats.Msg) (*nats.Msg, error) {
+	msgs, err := r.DoMany(ctx, m, nil)
 	if err != nil {
 		return nil, err
 	}
 	return msgs[0], nil
 }
 
-// doMany sends m and returns its replies up to the one that last accepts.
-func (r *requester) doMany(ctx context.Context, m *nats.Msg, last func(*nats.Msg) bool) ([]*nats.Msg, error) {
+// DoMany sends m and returns its replies up to the one that last accepts.
+func (r *Requester) DoMany(ctx context.Context, m *nats.Msg, last func(*nats.Msg) bool) ([]*nats.Msg, error) {
 	c := r.start(last)
 	m.Reply = r.prefix + c.token
-	if err := r.nc.PublishMsg(m); err != nil {
+	if err := r.Send(m); err != nil {
 		r.abandon(c)
-		return nil, &unsentError{err}
+		return nil, err
 	}
 	return r.wait(ctx, c)
 }
 
-// unsentError is a request that never left, so it had no effect.
-type unsentError struct{ err error }
+// Send sends m and awaits nothing.
+func (r *Requester) Send(m *nats.Msg) error {
+	if err := r.nc.PublishMsg(m); err != nil {
+		return &UnsentError{Err: err}
+	}
+	return nil
+}
 
-func (e *unsentError) Error() string { return "send: " + e.err.Error() }
-func (e *unsentError) Unwrap() error { return e.err }
+// UnsentError is a request that never left, so it had no effect.
+type UnsentError struct{ Err error }
 
-// hadNoEffect reports whether err says that a request reached nobody.
-func hadNoEffect(err error) bool {
-	var unsent *unsentError
-	return errors.Is(err, errNoResponders) || errors.As(err, &unsent)
+func (e *UnsentError) Error() string { return "send: " + e.Err.Error() }
+func (e *UnsentError) Unwrap() error { return e.Err }
+
+// HadNoEffect reports whether err says that a request reached nobody.
+func HadNoEffect(err error) bool {
+	var unsent *UnsentError
+	return errors.Is(err, ErrNoResponders) || errors.As(err, &unsent)
 }
