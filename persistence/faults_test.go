@@ -361,6 +361,54 @@ func TestJ2StaleReplicaCannotHideEntries(t *testing.T) {
 	}
 }
 
+// TestJ2AnswerWithAHoleIsAskedForAgain: messages of a replica's answer get lost on
+// their way, as when a route breaks and comes back. The rest must not pass for all
+// there is.
+func TestJ2AnswerWithAHoleIsAskedForAgain(t *testing.T) {
+	for lost := range 4 {
+		t.Run(fmt.Sprintf("message %d", lost), func(t *testing.T) {
+			srv := natstest.Run(t)
+			s := start(t, srv.Conn(ConnectOptions()...), Config{Namespaces: namespaces(false)})
+			l := logOf(t, s)
+			for range 4 {
+				mustPut(t, l, "k", "1")
+			}
+			direct, relay, asked := s.streams[0].subjectDirect, srv.Conn(), 0
+			_, err := relay.Subscribe("lossy", func(m *nats.Msg) {
+				asked++
+				sub, err := relay.SubscribeSync(relay.NewInbox())
+				if err == nil {
+					err = relay.PublishRequest(direct, sub.Subject, m.Data)
+				}
+				for i := 0; err == nil; i++ {
+					var answer *nats.Msg
+					if answer, err = sub.NextMsg(5 * time.Second); err != nil {
+						break
+					}
+					if i != lost || asked > 1 {
+						err = relay.PublishMsg(&nats.Msg{Subject: m.Reply, Header: answer.Header, Data: answer.Data})
+					}
+					if isStatus(answer) {
+						return
+					}
+				}
+				t.Error(err)
+			})
+			if err == nil {
+				err = relay.Flush()
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			s.streams[0].subjectDirect = "lossy"
+			run := mustRead(t, l, "k", 0, mustHead(t, l, "k"))
+			if !slices.Equal(numbers(run), through(1, 4)) || asked != 2 {
+				t.Errorf("read %v, asked %d times", numbers(run), asked)
+			}
+		})
+	}
+}
+
 func TestRestartOfOneServerContinues(t *testing.T) {
 	srv := natstest.Run(t, natstest.Listen())
 	s := start(t, srv.Conn(ConnectOptions()...), Config{Namespaces: namespaces(false)})

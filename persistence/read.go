@@ -49,6 +49,9 @@ func (p *stream) multiLast(ctx context.Context, subjects []string, seq uint64) (
 			return r, err
 		}
 		end := msgs[len(msgs)-1]
+		if err := whole(msgs); err != nil {
+			return r, err
+		}
 		r.msgs = append(r.msgs, msgs[:len(msgs)-1]...)
 		switch status := end.Header.Get("Status"); status {
 		case "204":
@@ -81,6 +84,26 @@ func (p *stream) multiLast(ctx context.Context, subjects []string, seq uint64) (
 		req.Seq = seq + 1
 	}
 }
+
+// whole checks that no message of an answer got lost on its way: a route or
+// connection that breaks and comes back loses some in the middle, and the rest arrives.
+// Each names the sequence of the one before it, and so does the status at the end.
+func whole(msgs []*nats.Msg) error {
+	before := "0"
+	for _, m := range msgs {
+		status := isStatus(m)
+		if status && m.Header.Get("Status") != "204" {
+			return nil // it is an error, or there is nothing
+		}
+		if jet.Last(m.Header, "Nats-Last-Sequence") != before {
+			return errLostOnTheWay
+		}
+		before = jet.Last(m.Header, "Nats-Sequence")
+	}
+	return nil
+}
+
+var errLostOnTheWay = errors.New("direct get: part of the answer was lost on its way")
 
 // isStatus reports whether m ends a batch: a status instead of an entry. A
 // stored entry always has a number, so a status header in it would not end it.

@@ -56,6 +56,10 @@ func (p *Provisioner) Ensure(ctx context.Context, want jetstream.StreamConfig) (
 	}
 }
 
+// codeNoPeers is "no suitable peers for placement": the servers that would hold the
+// replicas have not all been heard of yet, or there are too few for good.
+const codeNoPeers jetstream.ErrorCode = 10005
+
 // StartupTemporary reports whether a cluster that is still forming may cause err.
 func StartupTemporary(err error) bool {
 	if errors.Is(err, jetstream.ErrStreamNotFound) {
@@ -63,7 +67,7 @@ func StartupTemporary(err error) bool {
 	}
 	var refusal *jetstream.APIError
 	if errors.As(err, &refusal) {
-		return refusal.Code >= 500
+		return refusal.Code >= 500 || refusal.ErrorCode == codeNoPeers
 	}
 	return true
 }
