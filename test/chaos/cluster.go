@@ -66,7 +66,8 @@ func newCluster(ctx context.Context, dir, edgeBinary string, env []string, died 
 	}
 	for i := range size {
 		if err := c.healthy(ctx, i, 90*time.Second); err != nil {
-			return c, err
+			log, _ := os.ReadFile(c.edges[i].logFile)
+			return c, fmt.Errorf("%w; its log ends: %s", err, log[max(len(log)-300, 0):])
 		}
 	}
 	return c, nil
@@ -200,6 +201,9 @@ func (c *cluster) healthy(ctx context.Context, i int, bound time.Duration) error
 		}
 		if ctx.Err() == nil {
 			last = err
+		}
+		if !c.edges[i].running() && c.edges[i].incarnation() == 1 {
+			return fmt.Errorf("edge %d has ended while it started", i+1)
 		}
 		select {
 		case <-ctx.Done():
