@@ -249,7 +249,7 @@ func TestQ3StrandedJobs(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		_, _ = c.Fetch(1, jetstream.FetchMaxWait(100*time.Millisecond)) // makes NATS look
+		_, _ = c.Next(jetstream.FetchMaxWait(100 * time.Millisecond)) // makes NATS look
 		for _, d := range eventuallyDead(t, s, 2) {
 			if d.Reason != router.DeadStranded {
 				t.Errorf("dead letter %+v", d)
