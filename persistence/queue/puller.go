@@ -52,11 +52,10 @@ const (
 	// more to be free, so that a busy queue is not asked for every single job.
 	patience      = 5 * time.Millisecond
 	patienceShare = 8
-	// A consumer on another node than its stream's leader learns of a job a little
-	// after the notice of it: for lagBound after a notice "nothing there" is not
-	// believed, and asked again every lagPause.
-	lagBound      = 250 * time.Millisecond
-	lagPause      = 30 * time.Millisecond
+	// A consumer learns of a job a little after the notice of it went out, on another
+	// node than its stream's leader later still. So for a while after a notice
+	// "nothing there" is not believed: lagTries times lagPause.
+	lagTries      = 8
 	answerTimeout = 5 * time.Second
 )
 
@@ -196,6 +195,14 @@ func (p *puller) ask() (again time.Duration) {
 	return again
 }
 
+// lagPause is the time between two questions after a notice.
+func (p *puller) lagPause() time.Duration {
+	if p.q.s.cfg.Replicas > 1 {
+		return 30 * time.Millisecond
+	}
+	return 5 * time.Millisecond
+}
+
 // lagging returns when the next source may be asked again, 0 when none waits for
 // that.
 func (p *puller) lagging(now time.Time) (wait time.Duration) {
@@ -254,8 +261,8 @@ func (p *puller) receive(m *nats.Msg) {
 	now := time.Now()
 	switch {
 	case src.wakes != src.wakesThen: // something was stored since the question
-	case p.q.s.cfg.Replicas > 1 && now.Sub(src.lastWake) < lagBound:
-		src.notBefore = now.Add(lagPause)
+	case now.Sub(src.lastWake) < lagTries*p.lagPause():
+		src.notBefore = now.Add(p.lagPause())
 	default:
 		src.ready = false
 	}
