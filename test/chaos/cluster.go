@@ -65,7 +65,12 @@ func newCluster(ctx context.Context, dir, edgeBinary string, env []string, died 
 		}
 	}
 	for i := range size {
-		if err := c.healthy(ctx, i, 90*time.Second); err != nil {
+		starting, cancel := context.WithCancel(ctx)
+		stop := c.edges[i].whenEnded(cancel)
+		err := c.healthy(starting, i, 90*time.Second)
+		stop()
+		cancel()
+		if err != nil {
 			log, _ := os.ReadFile(c.edges[i].logFile)
 			return c, fmt.Errorf("%w; its log ends: %s", err, log[max(len(log)-300, 0):])
 		}
@@ -201,9 +206,6 @@ func (c *cluster) healthy(ctx context.Context, i int, bound time.Duration) error
 		}
 		if ctx.Err() == nil {
 			last = err
-		}
-		if !c.edges[i].running() && c.edges[i].incarnation() == 1 {
-			return fmt.Errorf("edge %d has ended while it started", i+1)
 		}
 		select {
 		case <-ctx.Done():

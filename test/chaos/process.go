@@ -27,7 +27,6 @@ type process struct {
 	ended  chan struct{}
 	ending bool // somebody is ending it
 	frozen int
-	starts int
 }
 
 // up starts the process unless it runs.
@@ -56,7 +55,6 @@ func (p *process) start() error {
 	}
 	ended := make(chan struct{})
 	p.cmd, p.ended, p.frozen, p.ending = cmd, ended, 0, false
-	p.starts++
 	go func() {
 		cmd.Wait() //nolint:errcheck // killed, nearly always
 		p.mu.Lock()
@@ -133,18 +131,20 @@ func (p *process) freeze(d time.Duration) {
 	}
 }
 
-// running reports whether there is a process.
-func (p *process) running() bool {
+// whenEnded calls f when the process ends, unless stop was called before.
+func (p *process) whenEnded(f func()) (stop func()) {
 	p.mu.Lock()
-	defer p.mu.Unlock()
-	return p.cmd != nil
-}
-
-// incarnation counts the starts.
-func (p *process) incarnation() int {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return p.starts
+	ended := p.ended
+	p.mu.Unlock()
+	enough := make(chan struct{})
+	go func() {
+		select {
+		case <-ended:
+			f()
+		case <-enough:
+		}
+	}()
+	return func() { close(enough) }
 }
 
 // held returns the process's resident bytes and open descriptors.
