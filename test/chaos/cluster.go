@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -181,7 +182,9 @@ func (c *cluster) edge(i int, binary string, env []string, died func(string)) *p
 			urls = append(urls, "nats://"+l.addr())
 		}
 		cmd := exec.Command(binary, "serve", "--config", filepath.Join(c.dir, "edge.yaml"))
-		cmd.Env = append(os.Environ(), "HEADRACE_NATS_URL="+strings.Join(urls, ","), "HEADRACE_ADDRESS="+c.edgeAddr[i], "HEADRACE_NODE_NAME="+name)
+		// What is in our environment for Headrace is not meant for these edges.
+		inherited := slices.DeleteFunc(os.Environ(), func(v string) bool { return strings.HasPrefix(v, "HEADRACE_") })
+		cmd.Env = append(inherited, "HEADRACE_NATS_URL="+strings.Join(urls, ","), "HEADRACE_ADDRESS="+c.edgeAddr[i], "HEADRACE_NODE_NAME="+name)
 		cmd.Env = append(cmd.Env, env...)
 		return cmd
 	}}
