@@ -27,6 +27,7 @@ const (
 	refusedKey     refusal = "key_queue_full"
 	refusedBytes   refusal = "bytes_full"
 	refusedTimeout refusal = "timeout"
+	refusedUnknown refusal = "unknown" // whether it was stored can no longer be told
 )
 
 type metrics struct {
@@ -44,7 +45,7 @@ func newMetrics(r prometheus.Registerer) *metrics {
 			attemptStored, attemptDuplicate, attemptConflict, attemptUnreached, attemptUnknown, attemptFoundStored, attemptVanished),
 		refused: jet.NewCounters(r, "headrace_persistence_append_refused_total",
 			"Entries not appended because of a bound, by bound.", "reason",
-			refusedKey, refusedBytes, refusedTimeout),
+			refusedKey, refusedBytes, refusedTimeout, refusedUnknown),
 		ingested: jet.NewCounters(r, "headrace_persistence_ingested_total",
 			"Messages published by plain NATS clients, by result.", "result",
 			ingestStored, ingestDead, ingestRetried),

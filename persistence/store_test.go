@@ -370,3 +370,22 @@ func TestStartWaitsForALeader(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// TestW2OvertakenAttemptIsNotRepeated: an attempt got no answer, and the channel has
+// turned around its whole ring since.
+func TestW2OvertakenAttemptIsNotRepeated(t *testing.T) {
+	for name, tt := range map[string]struct {
+		head uint64
+		want bool
+	}{"within the ring": {5 + 7, false}, "around the ring": {5 + 8, true}} {
+		t.Run(name, func(t *testing.T) {
+			w := &writer{p: &stream{slots: 8}}
+			if got := w.overtaken(&pending{tried: []uint64{9, 5}}, head{number: tt.head}); got != tt.want {
+				t.Errorf("overtaken: %v", got)
+			}
+			if w.overtaken(&pending{}, head{number: 100}) {
+				t.Error("a first attempt is never overtaken")
+			}
+		})
+	}
+}

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"time"
 
@@ -92,6 +93,11 @@ func (w *writer) storeOne(q *pending) {
 			cause = err
 			continue
 		}
+		if w.overtaken(q, h) {
+			w.p.metrics.refused.Add(refusedUnknown)
+			w.answer(q, router.Entry{}, false, router.Unavailable("history", errOvertaken))
+			return
+		}
 		e := next(h, q.entry)
 		ack, err := w.publish(q, &e, h.seq)
 		switch {
@@ -158,7 +164,7 @@ func next(h head, e router.Entry) router.Entry {
 // (rule W2). When none is found, a repetition is safe: either an earlier attempt
 // is still under way, and then it loses against the repetition or the repetition
 // against it, because both compare with the same head; or it was stored and
-// overwritten since, and then the repetition is answered as a duplicate.
+// overwritten since, see overtaken.
 func (w *writer) lookBack(q *pending) (e router.Entry, found bool, err error) {
 	for _, n := range q.tried {
 		ctx, cancel := w.p.attemptContext(q.deadline, len(q.tried))
@@ -175,6 +181,16 @@ func (w *writer) lookBack(q *pending) (e router.Entry, found bool, err error) {
 	}
 	return e, false, nil
 }
+
+// overtaken reports whether an attempt of unknown outcome may have been stored and
+// overwritten since. NATS forgets the id of an entry with the entry: a replica that
+// has caught up knows only the ids of what is still there, and may lead now (met by
+// the chaos runner). To try again could store it twice, so the answer is "not known".
+func (w *writer) overtaken(q *pending, h head) bool {
+	return len(q.tried) > 0 && h.number >= slices.Min(q.tried)+w.p.slots
+}
+
+var errOvertaken = errors.New("whether it was stored can no longer be told")
 
 // place returns where an entry lies.
 func (p *stream) place(key string, n uint64, cleared bool) string {

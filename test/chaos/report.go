@@ -76,8 +76,8 @@ func (r *run) tried() string {
 }
 
 func summary(r check.Report) string {
-	return fmt.Sprintf("acknowledged %d of %d, delivered %d (slowest %v), recovered %d, told %d, undecided %d, ephemeral %d, presence answers %d and unknown %d, violations %d",
-		r.Acked, r.Sent, r.Delivered, r.Slowest.Round(time.Millisecond), r.Recovered, r.Told, r.Undecided, r.Ephemeral, r.Presence, r.Unknown, len(r.Violations))
+	return fmt.Sprintf("acknowledged %d of %d, delivered %d (slowest %v), recovered %d, told %d, undecided %d, repeated %d, ephemeral %d, presence answers %d and unknown %d, violations %d",
+		r.Acked, r.Sent, r.Delivered, r.Slowest.Round(time.Millisecond), r.Recovered, r.Told, r.Undecided, r.Repeated, r.Ephemeral, r.Presence, r.Unknown, len(r.Violations))
 }
 
 // maxPrinted bounds the violations that are printed.

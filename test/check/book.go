@@ -22,6 +22,8 @@ type book struct {
 	evicts  []time.Duration
 	target  *Event
 	final   map[Position]bool
+	// repeated are payloads that were stored again after they had left the history.
+	repeated map[string]bool
 }
 
 // stand is how far a life was known to reach at a time.
@@ -36,7 +38,7 @@ func (v *verifier) book(channel string) *book {
 		b = &book{
 			channel: channel, sent: make(map[string]bool), acked: make(map[string]time.Duration),
 			at: make(map[Position]string), where: make(map[string]Position),
-			stood: make(map[string][]stand), top: make(map[string]uint64), final: make(map[Position]bool),
+			stood: make(map[string][]stand), top: make(map[string]uint64), final: make(map[Position]bool), repeated: make(map[string]bool),
 		}
 		v.books[channel] = b
 	}
@@ -96,12 +98,32 @@ func (b *book) place(v *verifier, e *Event) {
 		v.violated(bad, "%s: %v is %s for some and %s for others", e.Channel, at, other, e.Payload)
 		return
 	}
+	if other, placed := b.where[e.Payload]; placed && other != at && (b.excused(e.T) || b.apart(other, at) >= uint64(v.size(b.channel))) {
+		// Repeated after it had left the history, or that was removed: whether it was there nobody can tell
+		// any more, and the guarantee ends there.
+		if !b.repeated[e.Payload] {
+			b.repeated[e.Payload] = true
+			v.report.Repeated++
+		}
+		b.at[at] = e.Payload
+		b.top[e.Epoch] = max(b.top[e.Epoch], e.Offset)
+		return
+	}
 	if other, placed := b.where[e.Payload]; placed && other != at {
 		v.violated(bad, "%s: %s lies at %v and at %v", e.Channel, e.Payload, other, at)
 		return
 	}
 	b.at[at], b.where[e.Payload] = e.Payload, at
 	b.top[e.Epoch] = max(b.top[e.Epoch], e.Offset)
+}
+
+// apart returns how far two positions of one life are from each other, 0 for
+// positions of different lives.
+func (b *book) apart(x, y Position) uint64 {
+	if x.Epoch != y.Epoch {
+		return 0
+	}
+	return max(x.Offset, y.Offset) - min(x.Offset, y.Offset)
 }
 
 // stand notes that life reached number, at the latest at t.

@@ -58,7 +58,10 @@ type Report struct {
 	Presence, Unknown    int // answers checked, and answers "unknown"
 	// Undecided counts acknowledged publications that nobody saw because everyone
 	// was told of a gap where they may lie.
-	Undecided  int
+	Undecided int
+	// Repeated counts publications that were repeated with the same key, and stored
+	// again, when the original had already left the history.
+	Repeated   int
 	Slowest    time.Duration // the latest delivery to a client that was there
 	Violations []Violation
 	// Explained are contradictions in a namespace for which NATS said, before, that

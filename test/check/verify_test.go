@@ -146,6 +146,13 @@ func TestNoFalseAlarm(t *testing.T) {
 		"a position too old is told": {
 			"subscribed who=c ch=h:a n=1 life=L", "detach who=c", "subscribed who=c ch=h:a n=9 life=L asked=", "target ch=h:a n=9 life=L",
 		},
+		"repeated after it had left the history": {
+			"subscribed who=c ch=h:a n=0 life=L", "send ch=h:a p=x-1", "deliver who=c ch=h:a n=1 p=x-1",
+			"send ch=h:a p=x-2", "deliver who=c ch=h:a n=2 p=x-2", "send ch=h:a p=x-3", "deliver who=c ch=h:a n=3 p=x-3",
+			"send ch=h:a p=x-4", "deliver who=c ch=h:a n=4 p=x-4", "send ch=h:a p=x-5", "deliver who=c ch=h:a n=5 p=x-5",
+			"deliver who=c ch=h:a n=6 p=x-1", "ack ch=h:a p=x-1 n=6 life=L",
+			"final ch=h:a n=6 life=L p=x-1", "target ch=h:a n=6 life=L",
+		},
 		"an impaired edge's members": {
 			"subscribed who=c ch=e:a at=e1 p=id", "impaired at=e1 t=12s", "healthy at=e1 t=19s", "present ch=e:a began=20s t=21s",
 		},
