@@ -222,15 +222,15 @@ func (w *watcher) ephemeral(v *verifier, e *Event) {
 	if !ok {
 		return
 	}
-	if last, seen := w.counts[name]; seen && (number == last || number < last && !v.moved(e)) {
+	if last, seen := w.counts[name]; seen && number <= last && !v.moved(e) {
 		v.violated(w.bad(RuleEphemeral, e), "%s %s: %s after number %d of the same publisher, in one subscription", w.who, w.channel, e.Payload, last)
 	}
 	w.counts[name] = max(w.counts[name], number)
 }
 
-// moved reports whether the publisher's edge was impaired since e was sent. Its
-// connection may have gone to another NATS server then, and what the old one still
-// held comes late.
+// moved reports whether the publisher's edge, or NATS as a whole, was impaired since e
+// was sent. A connection may have gone to another NATS server then: what the old one
+// still held comes late, and what was under way to the new one comes a second time.
 func (v *verifier) moved(e *Event) bool {
 	sent, ok := v.sends[e.Payload]
 	if !ok {
