@@ -76,15 +76,23 @@ func (s *Server) spread(ctx context.Context, all []*session) {
 	}
 }
 
+// readyFor is how long the router must be able to work without a break before it
+// counts as able again.
+const readyFor = 5 * time.Second
+
 // moveAway sends clients to other edges, some each second, while the router has
 // been unable to work for too long (rule J2): subscribed here they would get
 // nothing and not know it. It returns since when the router cannot work.
 func (s *Server) moveAway(now, since time.Time, sessions []*session) time.Time {
 	err := s.node.Ready()
 	if err == nil {
+		if now.Sub(s.lastUnready) < readyFor {
+			return since // able now and then is not able: clients would wait for ever
+		}
 		s.unready.Store(false)
 		return time.Time{}
 	}
+	s.lastUnready = now
 	if since.IsZero() {
 		since = now
 	}

@@ -187,3 +187,34 @@ func TestE7CommandsThatWaitAreDoneToo(t *testing.T) {
 		}
 	})
 }
+
+// TestJ2ReadyNowAndThenIsNotReady: a router that works every third second sends its
+// clients away as one that never works does.
+func TestJ2ReadyNowAndThenIsNotReady(t *testing.T) {
+	for name, tt := range map[string]struct {
+		able func(second int) bool
+		away bool
+	}{
+		"never":          {func(int) bool { return false }, true},
+		"now and then":   {func(s int) bool { return s%3 == 0 }, true},
+		"always":         {func(int) bool { return true }, false},
+		"an election":    {func(s int) bool { return s > 9 }, false},
+		"two, far apart": {func(s int) bool { return s > 9 && s < 20 || s > 29 }, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			node := newFakeRouter()
+			s := newTestServer(t, node, func(c *Config) { c.UnreadyAfter = 20 * time.Second })
+			since, start := time.Time{}, time.Now()
+			for second := range 60 {
+				node.ready = nil
+				if !tt.able(second) {
+					node.ready = errors.New("no leader")
+				}
+				since = s.moveAway(start.Add(time.Duration(second)*time.Second), since, nil)
+			}
+			if got := s.unready.Load(); got != tt.away {
+				t.Errorf("clients are sent away: %v", got)
+			}
+		})
+	}
+}

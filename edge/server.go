@@ -42,9 +42,11 @@ type Server struct {
 	apiSlots chan struct{} // HTTP API calls under way
 
 	draining atomic.Bool
-	unready  atomic.Bool    // the router could not work for cfg.UnreadyAfter
-	calls    sync.WaitGroup // commands that wait for the cluster
-	readers  sync.WaitGroup // goroutines that read connections
+	unready  atomic.Bool // the router could not work for cfg.UnreadyAfter
+	// lastUnready is when the router could not work, at last. Owned by Run.
+	lastUnready time.Time
+	calls       sync.WaitGroup // commands that wait for the cluster
+	readers     sync.WaitGroup // goroutines that read connections
 }
 
 // New returns a Server for node, whose Config.Sessions must be sessions.

@@ -116,7 +116,9 @@ func (a *infoAnswer) quorum(bound time.Duration) bool {
 	}
 	heard := 1 // the leader itself
 	for _, r := range a.Cluster.Replicas {
-		if !r.Offline && r.Active < bound {
+		// A replica never heard of has 0 there, after all servers were restarted (nats-server
+		// jetstream_cluster.go, clusterInfo).
+		if !r.Offline && r.Active > 0 && r.Active < bound {
 			heard++
 		}
 	}

@@ -2,6 +2,7 @@ package persistence
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"slices"
 	"strconv"
@@ -385,6 +386,31 @@ func TestW2OvertakenAttemptIsNotRepeated(t *testing.T) {
 			}
 			if w.overtaken(&pending{}, head{number: 100}) {
 				t.Error("a first attempt is never overtaken")
+			}
+		})
+	}
+}
+
+// TestJ2AMajorityMustHaveBeenHeard: what a leader's answer says of its replicas.
+func TestJ2AMajorityMustHaveBeenHeard(t *testing.T) {
+	for name, tt := range map[string]struct {
+		answer string
+		want   bool
+	}{
+		"no replicas":      {`{}`, true},
+		"both heard":       {`{"cluster":{"replicas":[{"active":5},{"active":5}]}}`, true},
+		"one heard":        {`{"cluster":{"replicas":[{"active":5},{"active":5000000000000}]}}`, true},
+		"none for long":    {`{"cluster":{"replicas":[{"active":5000000000000},{"active":5000000000000}]}}`, false},
+		"never, restarted": {`{"cluster":{"replicas":[{"active":0},{"active":0}]}}`, false},
+		"offline":          {`{"cluster":{"replicas":[{"active":5,"offline":true},{"active":5,"offline":true}]}}`, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var a infoAnswer
+			if err := json.Unmarshal([]byte(tt.answer), &a); err != nil {
+				t.Fatal(err)
+			}
+			if got := a.quorum(5 * time.Second); got != tt.want {
+				t.Errorf("quorum %v", got)
 			}
 		})
 	}
