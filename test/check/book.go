@@ -155,6 +155,16 @@ func (b *book) headAt(life string, t time.Duration) uint64 {
 	return list[i-1].number
 }
 
+// unseen counts what was acknowledged by t and lies nobody knows where.
+func (b *book) unseen(t time.Duration) (n uint64) {
+	for payload, at := range b.acked {
+		if _, placed := b.where[payload]; !placed && at <= t {
+			n++
+		}
+	}
+	return n
+}
+
 // excused reports whether positions may have been lost for a reason by t.
 func (b *book) excused(t time.Duration) bool {
 	early := func(at time.Duration) bool { return at <= t }

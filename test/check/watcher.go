@@ -157,7 +157,8 @@ type ending struct {
 // was stored a moment ago may have become known to anyone a moment later.
 func (w *watcher) judgeEndings(v *verifier, b *book) {
 	for _, x := range w.ends {
-		head := b.headAt(x.epoch, x.e.T+2*time.Second)
+		// So may have been what was acknowledged and nobody has ever seen.
+		head := b.headAt(x.epoch, x.e.T+2*time.Second) + b.unseen(x.e.T)
 		then := watcher{who: w.who, channel: w.channel, last: x.last, epoch: x.epoch}
 		if x.e.Code != 2500 && x.e.Code != 2502 || then.within(v, head) {
 			v.violated(then.bad(RuleCause, &x.e), "%s %s: unsubscribed with %d at %d:%s, while the channel stood at %d and keeps %d",
