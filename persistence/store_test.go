@@ -372,21 +372,40 @@ func TestStartWaitsForALeader(t *testing.T) {
 	}
 }
 
-// TestW2OvertakenAttemptIsNotRepeated: an attempt got no answer, and the channel has
-// turned around its whole ring since.
+// TestW2OvertakenAttemptIsNotRepeated runs in virtual time: an attempt was stored and
+// got no answer, the channel has turned around its whole ring since, and NATS has
+// forgotten the id.
 func TestW2OvertakenAttemptIsNotRepeated(t *testing.T) {
 	for name, tt := range map[string]struct {
-		head uint64
-		want bool
-	}{"within the ring": {5 + 7, false}, "around the ring": {5 + 8, true}} {
+		after int // appends that followed
+		code  router.Code
+		want  uint64 // number of the last entry in the end
+	}{
+		"within the ring": {7, "", 9},
+		"around the ring": {8, router.CodeUnavailable, 10},
+	} {
 		t.Run(name, func(t *testing.T) {
-			w := &writer{p: &stream{slots: 8}}
-			if got := w.overtaken(&pending{tried: []uint64{9, 5}}, head{number: tt.head}); got != tt.want {
-				t.Errorf("overtaken: %v", got)
-			}
-			if w.overtaken(&pending{}, head{number: 100}) {
-				t.Error("a first attempt is never overtaken")
-			}
+			natstest.Bubble(t, func(t *testing.T) {
+				s := startIn(t, natstest.Run(t), Config{Namespaces: namespaces(true), DuplicateWindow: time.Second})
+				l := logOf(t, s)
+				mustPut(t, l, "k", "1")
+				if _, err := put(l, "k", router.NewEntry{ID: "x", Data: []byte("2")}); err != nil {
+					t.Fatal(err)
+				}
+				for range tt.after {
+					mustPut(t, l, "k", "3")
+				}
+				time.Sleep(time.Minute) // virtual: the duplicate window is over
+				var got error
+				w := writer{p: s.streams[0], key: "k"}
+				w.storeOne(&pending{
+					entry: router.Entry{ID: "x", Data: []byte("2")}, tried: []uint64{2}, deadline: time.Now().Add(5 * time.Second),
+					done: func(_ router.Entry, _ bool, err error) { got = err },
+				})
+				if h := mustHead(t, l, "k"); h.Number != tt.want || tt.code == "" && got != nil || tt.code != "" && router.CodeOf(got) != tt.code {
+					t.Errorf("last number %d, want %d; answered %v", h.Number, tt.want, got)
+				}
+			})
 		})
 	}
 }
