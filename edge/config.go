@@ -12,6 +12,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/headrace/headrace/edge/token"
+	"github.com/headrace/headrace/router"
 )
 
 // Config is everything an operator can change about an edge. The zero value is
@@ -108,6 +109,9 @@ type Config struct {
 	Limits Limits
 	// UserLimit bounds the publications of a user over all edges; nil: it does not.
 	UserLimit UserLimit
+
+	// Queues are the durable queues; nil is none.
+	Queues router.Queues
 
 	// Registry takes the metrics; nil registers them nowhere.
 	Registry prometheus.Registerer

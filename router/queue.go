@@ -21,6 +21,10 @@ type Queue struct {
 	MaxInFlight   int
 	DeadRetention time.Duration // how long dead letters are kept; 0 is for ever
 	MemoryStorage bool          // faster, gone when NATS restarts
+
+	// Operations allowed to clients beyond what their tokens allow.
+	AllowPush, AllowPushAnonymous bool
+	AllowWork, AllowWorkAnonymous bool
 }
 
 // WithDefaults returns q with what is not set filled in.

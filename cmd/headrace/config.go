@@ -95,6 +95,15 @@ func loadConfig(src config.Source) (config.Config, error) {
 			problems.Problems = append(problems.Problems, config.Problem{Where: where, What: line})
 		}
 	}
+	for i, q := range queues(cfg) {
+		if q.Name == "" {
+			continue // told already
+		}
+		q = q.WithDefaults()
+		for _, line := range splitJoined(q.Validate()) {
+			problems.Problems = append(problems.Problems, config.Problem{Where: src.Origins[fmt.Sprintf("queues[%d].name", i)], What: line})
+		}
+	}
 	problems.Problems = append(problems.Problems, tokenProblems(cfg, src.Origins)...)
 	if len(problems.Problems) > 0 {
 		return cfg, &usageError{err: problems, hint: "`headrace config print` shows what is in effect; docs/operations.md lists every key"}
@@ -135,7 +144,11 @@ func (a *app) configCommand() *cobra.Command {
 				streams += ns.Partitions
 			}
 		}
-		_, err = fmt.Fprintf(a.stdout, "ok: %d namespaces, %d history streams with %d replicas\n", len(cfg.Namespaces), streams, replicas(cfg, cfg.NATS.URL != ""))
+		copies := replicas(cfg, cfg.NATS.URL != "")
+		// Every stream and consumer that is replicated is an HA asset of the cluster,
+		// and about 2,000 are what one carries; a queue is three streams and six consumers.
+		_, err = fmt.Fprintf(a.stdout, "ok: %d namespaces with %d history streams, %d queues; %d streams and consumers with %d replicas\n",
+			len(cfg.Namespaces), streams, len(cfg.Queues), streams+9*len(cfg.Queues), copies)
 		return err
 	}
 	show := &cobra.Command{Use: "print", Short: "Print the configuration in effect, secrets hidden", Args: exactArgs(0)}

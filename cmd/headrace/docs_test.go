@@ -3,6 +3,7 @@ package main
 import (
 	"os"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 
@@ -25,7 +26,7 @@ func TestOperationsPageIsComplete(t *testing.T) {
 			t.Errorf("docs/operations.md misses the %s %s", kind, name)
 		}
 	}
-	for _, k := range append(config.Keys(), config.NamespaceKeys()...) {
+	for _, k := range slices.Concat(config.Keys(), config.NamespaceKeys(), config.QueueKeys()) {
 		want("key", k.Path, "| `"+k.Path+"` |")
 		if k.Doc != "" && !strings.Contains(page, k.Doc) {
 			t.Errorf("docs/operations.md tells something else about %s than the code: %s", k.Path, k.Doc)

@@ -12,6 +12,7 @@ import (
 	"github.com/headrace/headrace/internal/config"
 	"github.com/headrace/headrace/internal/natsperm"
 	"github.com/headrace/headrace/persistence"
+	"github.com/headrace/headrace/persistence/queue"
 	"github.com/headrace/headrace/router"
 )
 
@@ -28,10 +29,12 @@ func permissionsFor(cfg config.Config, who string, provision bool) natsperm.Set 
 	pc := persistence.Config{Prefix: cfg.NATS.Prefix, Namespaces: namespaces(cfg)}
 	// Back ends are called for clients (rpc.allow) and by the HTTP API.
 	parts := router.PermissionOptions{API: cfg.NATS.API, RPC: true}
+	qc := queue.Config{Prefix: cfg.NATS.Prefix, Queues: queues(cfg)}
 	limit := cfg.Limits.UserMessages.Enabled
 	switch who {
 	case forProvision:
 		s := persistence.ProvisionPermissions(pc, limit)
+		s.Rules = append(s.Rules, queue.ProvisionPermissions(qc)...)
 		s.Title = "Headrace: who makes and changes the streams"
 		return s
 	case forBackEnd:
@@ -42,9 +45,11 @@ func permissionsFor(cfg config.Config, who string, provision bool) natsperm.Set 
 	s := router.Permissions(rc, parts)
 	s.Title = "Headrace: an edge; its streams are there already"
 	s.Rules = append(s.Rules, persistence.Permissions(pc, limit)...)
+	s.Rules = append(s.Rules, queue.Permissions(qc)...)
 	if provision {
 		s.Title = "Headrace: an edge that makes its streams"
 		s.Rules = append(s.Rules, persistence.ProvisionPermissions(pc, limit).Rules...)
+		s.Rules = append(s.Rules, queue.ProvisionPermissions(qc)...)
 	}
 	return s
 }
@@ -122,7 +127,10 @@ func (a *app) provision(ctx context.Context, cfg config.Config) error {
 	if err != nil {
 		return &hintError{err: fmt.Errorf("make the streams: %w", err), hint: openHint(cfg, clustered, b)}
 	}
-	_, err = fmt.Fprintf(a.stdout, "ok: the streams of %d namespaces are there\n", len(cfg.Namespaces))
+	if err := queue.Provision(opening, b.store, queueConfig(cfg, clustered, log, prometheus.NewRegistry())); err != nil {
+		return &hintError{err: fmt.Errorf("make the streams: %w", err), hint: openHint(cfg, clustered, b)}
+	}
+	_, err = fmt.Fprintf(a.stdout, "ok: the streams of %d namespaces and %d queues are there\n", len(cfg.Namespaces), len(cfg.Queues))
 	return err
 }
 

@@ -16,6 +16,7 @@ import (
 	"github.com/headrace/headrace/internal/config"
 	"github.com/headrace/headrace/internal/lifecycle"
 	"github.com/headrace/headrace/persistence"
+	"github.com/headrace/headrace/persistence/queue"
 	"github.com/headrace/headrace/router"
 )
 
@@ -67,6 +68,7 @@ func (a *app) serve(ctx context.Context, cfg config.Config) error {
 	parts := []lifecycle.Part{
 		{Name: "nats", Run: b.run},
 		{Name: "persistence", Run: n.store.Run},
+		{Name: "queues", Run: n.queues.Run},
 		{Name: "router", Run: n.router.Run},
 		{Name: "edge", Run: n.edge.Run},
 	}
@@ -92,6 +94,7 @@ func (a *app) serve(ctx context.Context, cfg config.Config) error {
 type node struct {
 	registry *prometheus.Registry
 	store    *persistence.Store
+	queues   *queue.Store
 	router   *router.Node
 	edge     *edge.Server
 }
@@ -113,6 +116,9 @@ func newNode(ctx context.Context, cfg config.Config, nodeID string, b *broker, l
 	if err != nil {
 		return nil, &hintError{err: fmt.Errorf("open the store: %w", err), hint: openHint(cfg, clustered, b)}
 	}
+	if n.queues, err = openQueues(opening, cfg, clustered, b, log, n.registry); err != nil {
+		return nil, err
+	}
 	sessions := edge.NewSessions()
 	n.router, err = router.New(router.Config{
 		NodeID: nodeID, NodeName: cfg.NodeName, Version: versionString(), Prefix: cfg.NATS.Prefix, Namespaces: namespaces(cfg),
@@ -130,6 +136,7 @@ func newNode(ctx context.Context, cfg config.Config, nodeID string, b *broker, l
 			return nil, &hintError{err: err, hint: openHint(cfg, clustered, b)}
 		}
 	}
+	ec.Queues = n.queues
 	n.edge, err = edge.New(ec, n.router, sessions)
 	return n, err
 }

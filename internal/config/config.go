@@ -27,6 +27,7 @@ type Config struct {
 	Router              Router      `yaml:"router"`
 	Log                 Log         `yaml:"log"`
 	Namespaces          []Namespace `yaml:"namespaces" doc:"channel rules; the entry named default is for channels without a namespace"`
+	Queues              []Queue     `yaml:"queues" doc:"durable queues"`
 }
 
 // NATS says where NATS is and how to log in.
@@ -221,6 +222,9 @@ func FirstRun() Config {
 			AllowSubscribe: true, AllowPublishSubscriber: true, AllowHistorySubscriber: true, AllowPresenceSubscriber: true,
 		}),
 	}
+	jobs := newQueue("jobs")
+	jobs.AllowPush, jobs.AllowWork = true, true
+	c.Queues = []Queue{jobs}
 	return c
 }
 

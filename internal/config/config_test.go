@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -119,7 +120,7 @@ func TestPrintReadsBackAndHidesSecrets(t *testing.T) {
 
 func TestEveryKeyIsDocumentedAndHasItsOwnVariable(t *testing.T) {
 	seen := make(map[string]string)
-	for _, k := range append(Keys(), NamespaceKeys()...) {
+	for _, k := range slices.Concat(Keys(), NamespaceKeys(), QueueKeys()) {
 		if k.Doc == "" {
 			t.Errorf("%s has no documentation", k.Path)
 		}

@@ -148,6 +148,9 @@ func (d *decoder) sequence(n ast.Node, v reflect.Value, path string, depth int) 
 	}
 	out := reflect.MakeSlice(v.Type(), len(seq.Values), len(seq.Values))
 	for i, item := range seq.Values {
+		if e, ok := out.Index(i).Addr().Interface().(interface{ setDefaults() }); ok {
+			e.setDefaults()
+		}
 		d.value(item, out.Index(i), fmt.Sprintf("%s[%d]", path, i), depth+1)
 	}
 	v.Set(out)
@@ -167,7 +170,7 @@ func (d *decoder) scalar(n ast.Node, v reflect.Value, path string) {
 		return
 	}
 	_, quoted := n.(*ast.StringNode)
-	if quoted && (v.Kind() == reflect.Bool || v.Kind() == reflect.Int) {
+	if quoted && v.Kind() != reflect.String && v.Type() != durationType {
 		d.add(n, path, "is the text %q, want %s", text, typeName(v))
 		return
 	}
@@ -199,6 +202,18 @@ func setScalar(v reflect.Value, text string) error {
 			return fmt.Errorf("%q is no whole number between -2147483648 and 2147483647", text)
 		}
 		v.SetInt(i)
+	case v.Kind() == reflect.Int64:
+		i, err := strconv.ParseInt(strings.ReplaceAll(text, "_", ""), 10, 64)
+		if err != nil {
+			return fmt.Errorf("%q is no whole number", text)
+		}
+		v.SetInt(i)
+	case v.Kind() == reflect.Float64:
+		f, err := strconv.ParseFloat(text, 64)
+		if err != nil || math.IsNaN(f) || math.IsInf(f, 0) {
+			return fmt.Errorf("%q is no number, such as 0.5", text)
+		}
+		v.SetFloat(f)
 	case v.Kind() == reflect.String:
 		v.SetString(text)
 	default:
@@ -213,8 +228,10 @@ func typeName(v reflect.Value) string {
 		return "a duration such as 25s"
 	case v.Kind() == reflect.Bool:
 		return "true or false"
-	case v.Kind() == reflect.Int:
+	case v.Kind() == reflect.Int, v.Kind() == reflect.Int64:
 		return "a whole number"
+	case v.Kind() == reflect.Float64:
+		return "a number such as 0.5"
 	default:
 		return "a text"
 	}

@@ -14,14 +14,17 @@ type Key struct {
 	Secret  bool
 }
 
-// Keys returns every setting, in the order of the file. Namespaces are one
-// setting; NamespaceKeys tells what is in an entry.
+// Keys returns every setting, in the order of the file. Namespaces and queues are
+// one setting each; NamespaceKeys and QueueKeys tell what is in an entry.
 func Keys() []Key { return keysOf(reflect.ValueOf(Default()), "") }
 
 // NamespaceKeys returns the settings of one entry of namespaces.
 func NamespaceKeys() []Key {
 	return keysOf(reflect.ValueOf(withDefaults(Namespace{HistorySize: 0})), "")
 }
+
+// QueueKeys returns the settings of one entry of queues.
+func QueueKeys() []Key { return keysOf(reflect.ValueOf(newQueue("")), "") }
 
 func keysOf(v reflect.Value, path string) []Key {
 	var keys []Key

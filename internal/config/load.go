@@ -93,7 +93,7 @@ func (d *decoder) environ(environ []string, cfg *Config) {
 }
 
 // set gives the key at path a value from a variable or flag named name. Lists of
-// texts are comma separated, namespaces are a YAML or JSON list.
+// texts are comma separated, namespaces and queues are YAML or JSON lists.
 func (d *decoder) set(cfg *Config, name, path, value string) {
 	v, ok := lookup(cfg, path)
 	if !ok {
@@ -114,13 +114,14 @@ func (d *decoder) set(cfg *Config, name, path, value string) {
 			}
 		}
 		v.Set(reflect.ValueOf(list))
-	case []Namespace:
+	case []Namespace, []Queue:
 		inner := &decoder{file: name, origin: d.origin}
 		var holder Config
 		delete(d.origin, path)
-		inner.decodeFile([]byte("namespaces:\n  "+strings.ReplaceAll(value, "\n", "\n  ")), &holder)
+		inner.decodeFile([]byte(path+":\n  "+strings.ReplaceAll(value, "\n", "\n  ")), &holder)
 		d.problems = append(d.problems, inner.problems...)
-		cfg.Namespaces = holder.Namespaces
+		list, _ := lookup(&holder, path)
+		v.Set(list)
 	default:
 		if err := setScalar(v, value); err != nil {
 			d.problems = append(d.problems, Problem{Where: name, Key: path, What: err.Error()})

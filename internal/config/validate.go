@@ -49,6 +49,14 @@ func (d *decoder) validate(cfg *Config) {
 		check(!seen[ns.Name] || ns.Name == "", path, "%q is declared twice", ns.Name)
 		seen[ns.Name] = true
 	}
+	queues := make(map[string]bool)
+	for i, q := range cfg.Queues {
+		path := fmt.Sprintf("queues[%d].name", i)
+		check(q.Name != "", path, "is missing")
+		check(!queues[q.Name] || q.Name == "", path, "%q is declared twice", q.Name)
+		check(!seen["queue"], path, "clients name queues queue:%s, which would be a channel of the namespace queue; rename that", q.Name)
+		queues[q.Name] = true
+	}
 }
 
 func validateNATS(n *NATS, data string, check func(bool, string, string, ...any)) {

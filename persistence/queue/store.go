@@ -89,6 +89,17 @@ func Open(ctx context.Context, nc *nats.Conn, cfg Config) (*Store, error) {
 	return s, nil
 }
 
+// Provision makes the streams and consumers of cfg, so that nodes can run without
+// the right to make any.
+func Provision(ctx context.Context, nc *nats.Conn, cfg Config) error {
+	s, err := Open(ctx, nc, cfg)
+	if err != nil {
+		return err
+	}
+	s.req.Close()
+	return nil
+}
+
 // Run hands out jobs, watches for stranded ones and keeps the gauges, until ctx
 // ends. Whoever wants jobs to go to others at once calls Drain before.
 func (s *Store) Run(ctx context.Context) error {
