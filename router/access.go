@@ -56,6 +56,8 @@ func (ns *Namespace) allows(op Op, name string, who Access) bool {
 		return rule(ns.AllowHistory, ns.AllowHistoryAnonymous, ns.AllowHistorySubscriber)
 	case OpPresence:
 		return rule(ns.AllowPresence, ns.AllowPresenceAnonymous, ns.AllowPresenceSubscriber)
+	case OpRemove:
+		return ns.Map != nil && rule(ns.Map.AllowRemove, false, ns.Map.AllowRemoveSubscriber)
 	default:
 		return false
 	}

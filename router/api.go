@@ -178,6 +178,7 @@ const (
 	OpPublish
 	OpHistory
 	OpPresence
+	OpRemove // of a key in a map
 )
 
 // Access is what is known of a client that wants to do something.

@@ -49,6 +49,10 @@ type Namespace struct {
 	// MemoryStorage keeps the streams in memory: faster, gone when NATS restarts.
 	MemoryStorage bool
 
+	// Map makes the channels maps: keys with versioned values, of which the channel's
+	// history is the feed of changes. nil means that they are not.
+	Map *MapOptions
+
 	Payload Payload
 
 	// Recover makes every subscription recoverable, whether or not asked for
@@ -102,9 +106,11 @@ func (ns *Namespace) Validate() error {
 	_, err := compileNameRule(ns.ChannelRegex)
 	check(err == nil, "channel_regex: %v", err)
 	check(ns.Payload == PayloadJSON || ns.Payload == PayloadBinary || ns.Payload == PayloadAny, "payload %q is neither json, binary nor any", ns.Payload)
+	err = ns.checkMap()
+	check(err == nil, "%v", err)
 	if ns.HistorySize > 0 {
-		check(ns.Retention > 0, "retention %v must be positive", ns.Retention)
-		check(ns.HistoryTTL <= ns.Retention, "history_ttl %v exceeds retention %v", ns.HistoryTTL, ns.Retention)
+		check(ns.Retention > 0 || ns.Map != nil, "retention %v must be positive", ns.Retention)
+		check(ns.HistoryTTL <= ns.Retention || ns.Map != nil, "history_ttl %v exceeds retention %v", ns.HistoryTTL, ns.Retention)
 		check(ns.Partitions >= 1 && ns.Partitions <= 64, "partitions %d is not within 1 to 64", ns.Partitions)
 	} else {
 		check(!ns.Recover && !ns.Positioned && !ns.CacheMode, "recover, positioned and cache_mode need history_size above 0")

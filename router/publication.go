@@ -25,6 +25,11 @@ type Publication struct {
 	Data   []byte
 	Info   *ClientInfo // who published it; nil for the server API
 	Tags   map[string]string
+
+	// In maps: the key that changed, its version, and whether it was removed.
+	Key     string
+	Version uint64
+	Removed bool
 }
 
 // Meta is what travels beside a payload. It is one header value in NATS, as JSON

@@ -46,6 +46,7 @@ func namespaces(cfg config.Config) []router.Namespace {
 			AllowPresenceAnonymous:  ns.AllowPresenceAnonymous,
 			UserLimited:             ns.UserLimited,
 			ChannelRegex:            ns.ChannelRegex,
+			Map:                     mapOptions(&ns.Map),
 		}
 	}
 	return out

@@ -167,6 +167,8 @@ type Namespace struct {
 
 	UserLimited  bool   `yaml:"allow_user_limited_channels" doc:"channels that end in # and user ids, dialog#42,43, are for those users alone, who need no other rule"`
 	ChannelRegex string `yaml:"channel_regex" doc:"what the whole name after the namespace must match when a client uses the channel; empty is anything"`
+
+	Map Map `yaml:"map"`
 }
 
 // defaultRetention keeps a quiet channel's head, and with it its epoch.
@@ -235,6 +237,9 @@ func withDefaults(ns Namespace) Namespace {
 	}
 	if ns.Partitions == 0 {
 		ns.Partitions = 1
+	}
+	if ns.Map.Mode != "" {
+		return withMapDefaults(ns)
 	}
 	if ns.Retention == 0 && ns.HistorySize > 0 {
 		ns.Retention = max(defaultRetention, ns.HistoryTTL)
