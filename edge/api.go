@@ -102,7 +102,7 @@ func (e *malformedError) Error() string {
 	case errors.As(e.err, &mismatch):
 		return fmt.Sprintf("field %q at byte %d must be a %s, not a %s", mismatch.Field, mismatch.Offset, mismatch.Type, mismatch.Value)
 	default:
-		return "request: " + e.err.Error()
+		return "request: " + strings.TrimPrefix(e.err.Error(), "json: ")
 	}
 }
 
