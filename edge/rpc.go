@@ -52,9 +52,13 @@ func newRPCMetrics(r prometheus.Registerer) *rpcMetrics {
 	return m
 }
 
-// rpc calls a back end for the client.
+// rpc calls a back end for the client, or answers a built-in method.
 func (s *session) rpc(cmd *protocol.Command) {
 	req := cmd.Rpc
+	if reservedMethod(req.Method) {
+		s.callBuiltin(cmd)
+		return
+	}
 	info, meta := s.caller()
 	if err := s.srv.node.AllowRPC(req.Method, router.Access{User: info.User, Insecure: s.srv.cfg.Insecure}); err != nil {
 		s.srv.metrics.rpc.calls[rpcDenied].Inc()

@@ -37,6 +37,7 @@ type Server struct {
 	cancel      context.CancelFunc
 
 	methods  map[string]apiMethod
+	builtins map[string]builtin // rpc methods that this node answers itself
 	once     *onceCache
 	rpcSlots chan struct{} // calls of back ends under way
 	apiSlots chan struct{} // HTTP API calls under way
@@ -77,6 +78,7 @@ func New(cfg Config, node Router, sessions *Sessions) (*Server, error) {
 		CheckOrigin:     func(*http.Request) bool { return true }, // cors has looked
 	}
 	s.serveAPI()
+	s.builtins = s.builtinMethods()
 	for k := range numKinds {
 		s.encode[k] = func(b *router.Batch) []byte {
 			frame := k.batchFrame(b, func() { s.metrics.drop(dropEncoding, 1) })
