@@ -262,6 +262,11 @@ func (s *session) allow(op router.Op, channel string) error {
 	if err := s.checkName(channel); err != nil {
 		return err
 	}
+	return s.srv.node.Allow(op, channel, s.access(channel))
+}
+
+// access is what is known of the client in channel.
+func (s *session) access(channel string) router.Access {
 	s.mu.Lock()
 	who := router.Access{User: s.info.User, Insecure: s.srv.cfg.Insecure}
 	if c := s.find(channel); c != nil && c.sub != nil {
@@ -272,7 +277,7 @@ func (s *session) allow(op router.Op, channel string) error {
 	if g != nil {
 		who.Granted = g.caps.Allowed(channel)
 	}
-	return s.srv.node.Allow(op, channel, who)
+	return who
 }
 
 // invitation is what a subscription token, or the lack of one, comes to.

@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/centrifugal/protocol"
+	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/headrace/headrace/router"
 )
@@ -32,6 +33,10 @@ func (s *Server) builtinMethods() map[string]builtin {
 	} {
 		maps.Copy(all, part)
 	}
+	for name := range all {
+		s.metrics.builtins.WithLabelValues(name, "ok")
+		s.metrics.builtins.WithLabelValues(name, "error")
+	}
 	return all
 }
 
@@ -53,6 +58,7 @@ func (s *session) callBuiltin(cmd *protocol.Command) {
 		s.fail(cmd, router.Errorf(router.CodeNoMethod, "method not found"))
 		return
 	}
+	counted := s.srv.metrics.builtins.MustCurryWith(prometheus.Labels{"method": cmd.Rpc.Method})
 	s.begin()
 	s.srv.calls.Go(func() {
 		defer s.end()
@@ -64,9 +70,11 @@ func (s *session) callBuiltin(cmd *protocol.Command) {
 			data, err = encodeLine(result)
 		}
 		if err != nil {
+			counted.WithLabelValues("error").Inc()
 			s.failBuiltin(cmd, err)
 			return
 		}
+		counted.WithLabelValues("ok").Inc()
 		s.reply(cmd, &protocol.Reply{Rpc: &protocol.RPCResult{Data: data}})
 	})
 }
@@ -83,41 +91,18 @@ func (s *session) failBuiltin(cmd *protocol.Command, err error) {
 }
 
 // typed adapts a method with a request and a result of its own types. An empty
-// request is {}.
+// request is {}. A field that Req does not have is an error that names it: a
+// misspelt option would silently be none.
 func typed[Req, Res any](f func(context.Context, *session, *Req) (Res, error)) builtin {
 	return func(ctx context.Context, s *session, data []byte) (any, error) {
 		var req Req
-		if err := decodeStrict(data, &req); err != nil {
-			return nil, err
+		if len(data) > 0 {
+			if err := strictJSON(data, &req); err != nil {
+				return nil, err
+			}
 		}
 		return f(ctx, s, &req)
 	}
-}
-
-// decodeStrict decodes one JSON value, which is {} when data is empty. A field
-// that into does not have is an error that names it: a misspelt option would
-// silently be none. The errors are *malformedError.
-func decodeStrict(data []byte, into any) error {
-	if len(data) == 0 {
-		return nil
-	}
-	if !validJSON(data) { // names the place, and refuses what is not UTF-8
-		var value json.RawMessage
-		if err := json.Unmarshal(data, &value); err != nil {
-			return &malformedError{err}
-		}
-		return &malformedError{errors.New("not valid UTF-8")}
-	}
-	dec := json.NewDecoder(bytes.NewReader(data))
-	dec.DisallowUnknownFields()
-	err := dec.Decode(into)
-	if err == nil {
-		return nil
-	}
-	if text, ok := strings.CutPrefix(err.Error(), "json: "); ok && strings.HasPrefix(text, "unknown field") {
-		err = errors.New(text)
-	}
-	return &malformedError{err}
 }
 
 // encodeLine returns v as one line of JSON, with < > & as they are. A nil v is {}.

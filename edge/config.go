@@ -110,8 +110,13 @@ type Config struct {
 	// UserLimit bounds the publications of a user over all edges; nil: it does not.
 	UserLimit UserLimit
 
-	// Queues are the durable queues; nil is none.
-	Queues router.Queues
+	// Queues are the durable queues; nil is none. QueueRules says what clients may
+	// do with each.
+	Queues     router.Queues
+	QueueRules []router.Queue
+	// WorkerGrace is how long the jobs of a worker that left wait for it to settle
+	// them through another node, before others get them.
+	WorkerGrace time.Duration
 
 	// Registry takes the metrics; nil registers them nowhere.
 	Registry prometheus.Registerer
@@ -129,6 +134,7 @@ func DefaultConfig() Config {
 		ExpireGrace:      25 * time.Second,
 		WriteTimeout:     10 * time.Second,
 		DrainWindow:      5 * time.Second,
+		WorkerGrace:      5 * time.Second,
 		UnreadyAfter:     20 * time.Second,
 		MaxMessageBytes:  64 << 10,
 		QueueBytes:       1 << 20,
@@ -159,6 +165,7 @@ func (c *Config) Validate() error {
 	check(c.ExpireGrace >= 0, "expire_grace %v is negative", c.ExpireGrace)
 	check(c.WriteTimeout > 0, "write_timeout %v must be positive", c.WriteTimeout)
 	check(c.DrainWindow >= 0, "drain_window %v is negative", c.DrainWindow)
+	check(c.WorkerGrace >= 0, "worker_grace %v is negative", c.WorkerGrace)
 	check(c.UnreadyAfter >= 10*time.Second, "unready_after %v is below 10s: an election would send all clients away", c.UnreadyAfter)
 	check(c.MaxMessageBytes > 0, "max_message_bytes %d must be positive", c.MaxMessageBytes)
 	check(c.QueueBytes > 0, "queue_bytes %d must be positive", c.QueueBytes)

@@ -31,6 +31,7 @@ func (s *session) leaveIfDone() {
 func (s *Server) Shutdown(ctx context.Context) error {
 	s.draining.Store(true)
 	all := s.sessions.refuse()
+	s.drainQueues(ctx) // so that no worker that is about to leave gets another job
 	s.spread(ctx, all)
 	done := make(chan struct{})
 	go func() {

@@ -40,6 +40,8 @@ type metrics struct {
 	refused     *prometheus.CounterVec
 	keyFetches  *prometheus.CounterVec
 	slow        prometheus.Counter
+	workers     prometheus.Gauge
+	builtins    *prometheus.CounterVec
 	publish     prometheus.Histogram
 	rpc         *rpcMetrics
 	byMethod    map[string]prometheus.Counter
@@ -68,6 +70,10 @@ func newMetrics(r prometheus.Registerer, connections func() float64) *metrics {
 			Help: "Connections, commands and messages refused because of a limit or the state of the node, by reason."}, []string{"reason"}),
 		slow: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "headrace_edge_slow_consumers_total", Help: "Connections ended because their queue was full."}),
+		workers: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "headrace_edge_workers", Help: "Subscriptions of clients to durable queues."}),
+		builtins: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "headrace_edge_builtin_total", Help: "Calls of rpc methods that the node answers itself, by method and result."}, []string{"method", "result"}),
 		publish: prometheus.NewHistogram(prometheus.HistogramOpts{
 			Name:    "headrace_edge_publish_seconds",
 			Help:    "Time from a client's publish command to its reply.",
@@ -92,7 +98,7 @@ func newMetrics(r prometheus.Registerer, connections func() float64) *metrics {
 		return prometheus.NewCounterFunc(prometheus.CounterOpts{Name: name, Help: help},
 			func() float64 { return float64(v.Load()) })
 	}
-	r.MustRegister(m.connects, m.disconnects, m.commands, m.errors, m.dropped, m.refused, m.keyFetches, m.slow, m.publish,
+	r.MustRegister(m.connects, m.disconnects, m.commands, m.errors, m.dropped, m.refused, m.keyFetches, m.slow, m.publish, m.workers, m.builtins,
 		count("headrace_edge_received_bytes_total", "Payload bytes received from clients.", &m.bytesIn),
 		count("headrace_edge_sent_bytes_total", "Bytes of frames handed to client connections.", &m.bytesOut),
 		count("headrace_edge_sent_frames_total", "Frames handed to client connections.", &m.framesOut),

@@ -38,6 +38,7 @@ type Server struct {
 
 	methods  map[string]apiMethod
 	builtins map[string]builtin // rpc methods that this node answers itself
+	queues   *queueRouter       // the channels of durable queues; node begins with it
 	once     *onceCache
 	rpcSlots chan struct{} // calls of back ends under way
 	apiSlots chan struct{} // HTTP API calls under way
@@ -58,7 +59,9 @@ func New(cfg Config, node Router, sessions *Sessions) (*Server, error) {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
-	s := &Server{cfg: &cfg, node: node, sessions: sessions, log: cfg.Log}
+	s := &Server{cfg: &cfg, sessions: sessions, log: cfg.Log}
+	s.queues = newQueueRouter(node, s)
+	s.node = s.queues
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	s.rpcSlots = make(chan struct{}, cfg.RPCMaxInflight)
 	s.apiSlots = make(chan struct{}, cfg.APIMaxInflight)

@@ -29,6 +29,7 @@ func (s *session) subscribe(cmd *protocol.Command, state *channelState) {
 		Recoverable: req.Recoverable || on(in.override.ForceRecovery), Positioned: req.Positioned || on(in.override.ForcePositioning),
 		JoinLeave:         req.JoinLeave || on(in.override.ForceJoinLeave),
 		RejectUnrecovered: req.Flag&flagRejectUnrecovered != 0,
+		Data:              req.Data,
 	}, func(res router.SubscribeResult, err error) {
 		if err != nil {
 			s.fail(cmd, err)

@@ -131,6 +131,8 @@ type SubscribeRequest struct {
 	// RejectUnrecovered refuses with CodeUnrecoverable instead of subscribing
 	// without what was missed.
 	RejectUnrecovered bool
+	// Data is what the client sent beside; channels do not look at it.
+	Data []byte
 }
 
 // SubscribeResult is what a subscriber is told before any push.
@@ -178,7 +180,8 @@ const (
 	OpPublish
 	OpHistory
 	OpPresence
-	OpRemove // of a key in a map
+	OpRemove      // of a key in a map
+	OpDeadLetters // of a queue: look at them and redrive them
 )
 
 // Access is what is known of a client that wants to do something.

@@ -101,6 +101,7 @@ func (ns *Namespace) Validate() error {
 		}
 	}
 	check(namespaceName.MatchString(ns.Name), "name must be 1 to 64 of a-z A-Z 0-9 _ -")
+	check(ns.Name != queueNamespace, "the channels of that name are those of durable queues")
 	check(ns.HistorySize >= 0 && ns.HistorySize <= MaxHistorySize, "history_size %d is not within 0 to %d", ns.HistorySize, MaxHistorySize)
 	check(ns.HistoryTTL >= 0, "history_ttl %v is negative", ns.HistoryTTL)
 	_, err := compileNameRule(ns.ChannelRegex)

@@ -136,7 +136,7 @@ func newNode(ctx context.Context, cfg config.Config, nodeID string, b *broker, l
 			return nil, &hintError{err: err, hint: openHint(cfg, clustered, b)}
 		}
 	}
-	ec.Queues = n.queues
+	ec.Queues, ec.QueueRules = n.queues, queues(cfg)
 	n.edge, err = edge.New(ec, n.router, sessions)
 	return n, err
 }

@@ -105,6 +105,7 @@ func edgeConfig(cfg config.Config, nodeID string, log *slog.Logger, reg promethe
 	e.ConnectTimeout, e.WriteTimeout = cfg.Client.ConnectTimeout, cfg.Client.WriteTimeout
 	e.UnreadyAfter = cfg.Client.UnreadyAfter
 	e.ExpireGrace, e.DrainWindow = cfg.Client.ExpireGrace, cfg.Client.DrainWindow
+	e.WorkerGrace = cfg.Client.WorkerGrace
 	e.MaxMessageBytes, e.QueueBytes = cfg.Client.MaxMessageBytes, cfg.Client.QueueBytes
 	e.ChannelLimit, e.MaxChannelLength = cfg.Client.ChannelLimit, cfg.Client.ChannelMaxLength
 	e.MaxInflight, e.MaxHistoryLimit = cfg.Client.MaxInflight, cfg.Client.HistoryLimit

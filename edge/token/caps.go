@@ -47,13 +47,14 @@ var opNames = map[string]router.Ops{
 	"pub": router.OpsOf(router.OpPublish),
 	"hst": router.OpsOf(router.OpHistory),
 	"prs": router.OpsOf(router.OpPresence),
+	"dlq": router.OpsOf(router.OpDeadLetters),
 }
 
 func parseOps(names []string) (ops router.Ops, err error) {
 	for _, name := range names {
 		op, known := opNames[name]
 		if !known {
-			return 0, fmt.Errorf("allow: %q is not one of sub, pub, hst, prs", name)
+			return 0, fmt.Errorf("allow: %q is not one of sub, pub, hst, prs, dlq", name)
 		}
 		ops |= op
 	}
@@ -61,7 +62,7 @@ func parseOps(names []string) (ops router.Ops, err error) {
 }
 
 // ParseCapabilities reads a caps claim: a list of
-// {"channels": […], "match": "" | "wildcard" | "regex", "allow": ["sub", "pub", "hst", "prs"]}.
+// {"channels": […], "match": "" | "wildcard" | "regex", "allow": ["sub", "pub", "hst", "prs", "dlq"]}.
 func ParseCapabilities(claim []byte) (*Capabilities, error) {
 	dec := json.NewDecoder(bytes.NewReader(claim))
 	dec.DisallowUnknownFields() // a misspelt restriction would be none

@@ -72,6 +72,7 @@ type Client struct {
 	HistoryLimit     int           `yaml:"history_limit" doc:"publications in one history reply to a client"`
 	ExpireGrace      time.Duration `yaml:"expire_grace" doc:"how long a session outlives its token, so that the client can bring a new one"`
 	DrainWindow      time.Duration `yaml:"drain_window" doc:"time over which a stop spreads the disconnects"`
+	WorkerGrace      time.Duration `yaml:"worker_grace" doc:"how long the jobs of a worker whose connection ended wait for it to come back"`
 	PersonalNS       string        `yaml:"personal_namespace" doc:"namespace in which every client with a user id is subscribed to its channel #<user>; empty is none"`
 }
 
@@ -196,6 +197,7 @@ func Default() Config {
 			HistoryLimit:     1000,
 			ExpireGrace:      25 * time.Second,
 			DrainWindow:      5 * time.Second,
+			WorkerGrace:      5 * time.Second,
 		},
 		Internal: Internal{PProf: true},
 		Limits:   defaultLimits(),

@@ -92,6 +92,7 @@ func validateClient(c *Client, check func(bool, string, string, ...any)) {
 	check(c.MaxInflight > 0, "client.max_inflight", "%d must be positive", c.MaxInflight)
 	check(c.HistoryLimit > 0, "client.history_limit", "%d must be positive", c.HistoryLimit)
 	check(c.ExpireGrace >= 0, "client.expire_grace", "%v is negative", c.ExpireGrace)
+	check(c.WorkerGrace >= 0, "client.worker_grace", "%v is negative", c.WorkerGrace)
 	check(c.DrainWindow >= 0, "client.drain_window", "%v is negative", c.DrainWindow)
 }
 
