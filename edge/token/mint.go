@@ -120,7 +120,7 @@ func (s *Signer) sign(c claims, user string, expireAt int64) (string, error) {
 func (o SubscribeOptions) claims() (c optionClaims) {
 	c.Info, c.B64Info = splitJSON(o.Info)
 	c.Data, c.B64Data = splitJSON(o.Data)
-	for _, name := range []string{"sub", "pub", "hst", "prs"} {
+	for _, name := range []string{"sub", "pub", "hst", "prs", "dlq"} {
 		if o.Allow&opNames[name] != 0 {
 			c.Allow = append(c.Allow, name)
 		}
