@@ -70,8 +70,8 @@ func (s *Server) batchCall(ctx context.Context, command map[string]json.RawMessa
 	for method, body := range command {
 		call := s.methods[method]
 		switch {
-		case method == "batch":
-			return method, nil, router.Errorf(router.CodeInvalid, "a batch within a batch")
+		case method == "batch", method == pullMethod:
+			return method, nil, router.Errorf(router.CodeInvalid, "a %s within a batch", method)
 		case call == nil:
 			return method, nil, router.Errorf(router.CodeNoMethod, "unknown method %q", method)
 		case ctx.Err() != nil:

@@ -36,6 +36,9 @@ func (s *Server) apiMethods() map[string]apiMethod {
 		"rpc":            method(s.apiRPC),
 		"batch":          method(s.apiBatch),
 	}
+	queue, queueOnce := s.queueMethods()
+	maps.Copy(methods, queue)
+	maps.Copy(once, queueOnce)
 	for name, call := range once {
 		methods[name] = s.onlyOnce(name, call)
 	}
@@ -72,11 +75,13 @@ func (s *Server) onlyOnce(name string, call apiMethod) apiMethod {
 func (s *Server) serveAPI() {
 	s.once = newOnceCache(onceEntries, onceBytes, onceTTL)
 	s.methods = s.apiMethods()
+	onNATS := slices.Sorted(maps.Keys(s.methods))
+	s.methods[pullMethod] = strictMethod(s.apiQueuePull)
 	if !s.cfg.APIOnNATS {
 		return
 	}
 	s.node.ServeAPI(router.API{
-		Methods:     slices.Sorted(maps.Keys(s.methods)),
+		Methods:     onNATS,
 		Call:        s.callNATS,
 		MaxInflight: s.cfg.APIMaxInflight,
 		Exhausted:   natsAnswer(nil, errAPIExhausted),

@@ -43,6 +43,8 @@ type Server struct {
 	rpcSlots chan struct{} // calls of back ends under way
 	apiSlots chan struct{} // HTTP API calls under way
 
+	pullSlots chan struct{} // pulls that wait, a part of apiSlots
+
 	draining atomic.Bool
 	unready  atomic.Bool // the router could not work for cfg.UnreadyAfter
 	// lastUnready is when the router could not work, at last. Owned by Run.
@@ -65,6 +67,7 @@ func New(cfg Config, node Router, sessions *Sessions) (*Server, error) {
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	s.rpcSlots = make(chan struct{}, cfg.RPCMaxInflight)
 	s.apiSlots = make(chan struct{}, cfg.APIMaxInflight)
+	s.pullSlots = make(chan struct{}, max(cfg.APIMaxInflight/2, 1))
 	s.metrics = newMetrics(cfg.Registry, func() float64 { return float64(sessions.Count()) })
 	s.apiKeys = newKeySet(append(cfg.APIKeys, cfg.APIKey)...)
 	s.turnstile = newTurnstile(&s.cfg.Limits, s.metrics)
