@@ -152,7 +152,8 @@ func (v *verifier) attempts(t *ticket, k *take) {
 			v.violated(t.bad(RuleJobAttempts, k.e), "%s: attempt %d of %s was given out twice, to %s and to %s", t.queue, j.Attempt, t.payload, other.e.Who, k.e.Who)
 		}
 	}
-	if j.Credits > 0 && j.Open > j.Credits {
+	// An edge that was held up may have counted the job as expired before it arrived.
+	if j.Credits > 0 && j.Open > j.Credits && steady(v.ill[k.e.At], k.e.T-t.rules.AgainBroken, k.e.T) {
 		v.violated(t.bad(RuleJobCredits, k.e), "%s: %s has %d credits and got %s as number %d", t.queue, k.e.Who, j.Credits, t.payload, j.Open)
 	}
 }
@@ -165,7 +166,8 @@ func (v *verifier) again(t *ticket, c *jobCopy) {
 	}
 	for _, k := range c.takes {
 		after := k.e.T - c.end.T
-		if after <= 0 {
+		asked := func(at time.Duration) bool { return at > c.end.T && at <= k.e.T }
+		if after <= 0 || c.key.redriven > 0 && slices.ContainsFunc(t.redrives, asked) { // redriven once more
 			continue
 		}
 		if after > t.rules.AgainBroken || after > t.rules.Again && steady(v.trouble, c.end.T-t.rules.AgainBroken, k.e.T) {
