@@ -22,10 +22,25 @@ const (
 	PartialPresence    Name = "partial-presence"     // presence is answered without the nodes that are slow
 	DeadMembers        Name = "dead-members"         // presence keeps the members of sessions that ended
 	LeakConnections    Name = "leak-connections"     // a goroutine stays behind for each connection
+
+	PushBeforeStore   Name = "push-before-store"   // Q1: a job is acknowledged before the store has answered
+	RetryAfterAck     Name = "retry-after-ack"     // Q1: the attempt is ended before its retry is stored
+	EarlySchedule     Name = "early-schedule"      // Q1: due times are cut to seconds
+	AttemptFromHeader Name = "attempt-from-header" // Q2: deliveries that nobody answered do not count
+	TwoDeadLetters    Name = "two-dead-letters"    // Q3: nothing keeps a dead letter from being stored again
+	DeadAfterTerm     Name = "dead-after-term"     // Q3: the job is ended before its dead letter is stored
+	LowStarves        Name = "low-starves"         // Q4: the highest priority that has something gets all
+	TooManyCredits    Name = "too-many-credits"    // Q4: what a worker holds does not count
+	ForeignTokens     Name = "foreign-tokens"      // Q4: whoever knows an ack subject can settle, at any queue
+	AckWithoutAnswer  Name = "ack-without-answer"  // a worker's ack is acknowledged before the store has it
+	ForgetsOnDelivery Name = "forgets-on-delivery" // a job is ended when it is given out
+	HeadersLost       Name = "headers-lost"        // a retry does not have the headers of the job
 )
 
 // All lists the bugs.
 var All = []Name{
 	SkipTailChecks, TrustReplica, SkipGaps, NoFloor, RecoverAnyEpoch, RecoverTooOld, DoubleAfterTimeout,
 	ClientsOwnID, RestartNumbers, AckBeforeStore, StaleRing, PartialPresence, DeadMembers, LeakConnections,
+	PushBeforeStore, RetryAfterAck, EarlySchedule, AttemptFromHeader, TwoDeadLetters, DeadAfterTerm,
+	LowStarves, TooManyCredits, ForeignTokens, AckWithoutAnswer, ForgetsOnDelivery, HeadersLost,
 }

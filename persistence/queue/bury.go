@@ -6,6 +6,7 @@ import (
 
 	"github.com/nats-io/nats.go"
 
+	"github.com/headrace/headrace/internal/planted"
 	"github.com/headrace/headrace/persistence/internal/jet"
 	"github.com/headrace/headrace/router"
 )
@@ -14,6 +15,9 @@ import (
 // (rule Q3). A dead letter has a subject of its own, named after the job, that
 // must be empty: it is stored once, whatever happens in between and for ever.
 func (q *queue) bury(ctx context.Context, a *attempt, reason router.DeadReason) error {
+	if planted.Bug(planted.TwoDeadLetters) || planted.Bug(planted.DeadAfterTerm) {
+		return q.buryWrong(ctx, a, reason)
+	}
 	stored, err := q.storeDead(ctx, a, reason)
 	if err != nil {
 		return err

@@ -8,6 +8,7 @@ import (
 
 	"github.com/nats-io/nats.go"
 
+	"github.com/headrace/headrace/internal/planted"
 	"github.com/headrace/headrace/router"
 )
 
@@ -54,6 +55,9 @@ func (q *queue) push(ctx context.Context, j *router.NewJob) (p router.Pushed, er
 	}
 	m := &nats.Msg{Subject: q.streams[jobs].subjects + string(priority), Data: j.Payload, Header: e.options()}
 	m.Header[nats.MsgIdHdr] = []string{id}
+	if planted.Bug(planted.PushBeforeStore) {
+		return router.Pushed{ID: "?"}, q.s.req.Send(m)
+	}
 	a, err := q.s.publish(ctx, m)
 	if err != nil {
 		return p, err
@@ -102,6 +106,9 @@ func (q *queue) jobID(stream int, seq uint64) string {
 // scheduled returns the message that makes a job available at due (rule Q1).
 func (q *queue) scheduled(e *envelope, payload []byte, p router.Priority, msgID string, due time.Time) *nats.Msg {
 	m := q.due(e, payload, p, msgID)
+	if planted.Bug(planted.EarlySchedule) {
+		due = due.Truncate(time.Second)
+	}
 	m.Header[headerSchedule] = []string{"@at " + due.UTC().Format(time.RFC3339Nano)}
 	m.Header[headerScheduleTarget] = []string{m.Subject}
 	m.Subject = q.streams[retries].subjects + e.run() + "-" + strconv.Itoa(e.attempt)

@@ -10,6 +10,7 @@ import (
 
 	"github.com/nats-io/nats.go"
 
+	"github.com/headrace/headrace/internal/planted"
 	"github.com/headrace/headrace/router"
 )
 
@@ -35,6 +36,10 @@ func (s *Store) Ack(ctx context.Context, name, token string) error {
 		return err
 	}
 	defer cancel()
+	if planted.Bug(planted.AckWithoutAnswer) {
+		q.puller.forget(d)
+		return s.req.Send(&nats.Msg{Subject: d.ack, Data: []byte(ackDone)})
+	}
 	if err := s.settle(ctx, d.ack, ackDone); err != nil {
 		return err
 	}
@@ -114,6 +119,9 @@ func (q *queue) attempt(m *stored, d delivery) attempt {
 		a.env.origin = router.Origin{Subject: m.subject, Seq: m.seq, Time: m.time}
 	}
 	a.number = a.env.attempt + d.delivered - 1
+	if planted.Bug(planted.AttemptFromHeader) {
+		a.number = a.env.attempt
+	}
 	if a.max = a.env.maxAttempts; a.max == 0 {
 		a.max = q.cfg.MaxAttempts
 	}
@@ -134,7 +142,14 @@ func (q *queue) retry(ctx context.Context, a *attempt, delay time.Duration) erro
 		delay = b.Delay(a.number, rand.Float64)
 	}
 	id := fmt.Sprintf("retry:%s:%d", next.run(), next.attempt)
-	_, err := q.s.publish(ctx, q.scheduled(&next, a.payload, a.priority, id, time.Now().Add(delay)))
+	m := q.scheduled(&next, a.payload, a.priority, id, time.Now().Add(delay))
+	if planted.Bug(planted.HeadersLost) {
+		delete(m.Header, headerHeaders)
+	}
+	if planted.Bug(planted.RetryAfterAck) {
+		return q.retryAfterAck(ctx, a, m)
+	}
+	_, err := q.s.publish(ctx, m)
 	if router.CodeOf(err) == router.CodeLimit && errors.Is(err, nats.ErrMaxPayload) {
 		// A plain publisher left no room for headers. The message stays where it is,
 		// and NATS counts its attempts.

@@ -5,6 +5,7 @@ import (
 
 	"github.com/nats-io/nats.go"
 
+	"github.com/headrace/headrace/internal/planted"
 	"github.com/headrace/headrace/router"
 )
 
@@ -54,6 +55,9 @@ type schedule struct {
 
 // next returns the source that is due, or -1 when every weight is 0.
 func (s *schedule) next(weight func(i int) int) int {
+	if planted.Bug(planted.LowStarves) {
+		return highest(weight)
+	}
 	best, total := -1, 0
 	for i := range s.current {
 		w := weight(i)

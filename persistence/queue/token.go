@@ -9,6 +9,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/headrace/headrace/internal/planted"
 )
 
 // delivery is what an ack subject tells: one delivery of one message.
@@ -71,6 +73,9 @@ func (q *queue) mac(ack string) []byte {
 
 // open is the inverse of token.
 func (q *queue) open(token string) (delivery, error) {
+	if planted.Bug(planted.ForeignTokens) {
+		return anyToken(token)
+	}
 	if len(token) > maxTokenBytes {
 		return delivery{}, errToken
 	}

@@ -7,6 +7,7 @@ import (
 
 	"github.com/nats-io/nats.go"
 
+	"github.com/headrace/headrace/internal/planted"
 	"github.com/headrace/headrace/router"
 )
 
@@ -121,6 +122,9 @@ func (p *puller) free() (free, all int) {
 	defer p.mu.Unlock()
 	for _, w := range p.workers {
 		free += max(w.credits-w.holds, 0)
+		if planted.Bug(planted.TooManyCredits) {
+			free += w.holds
+		}
 		all += w.credits
 	}
 	return free, all
@@ -149,6 +153,9 @@ func (p *puller) take(m *nats.Msg) {
 		p.q.s.nak(d.ack, 0)
 		return
 	}
+	if planted.Bug(planted.ForgetsOnDelivery) {
+		_ = p.q.s.req.Send(&nats.Msg{Subject: d.ack, Data: []byte(ackDone)})
+	}
 	p.q.s.metrics.attempted(p.q.cfg.Name, a.number > 1)
 	w.takeJob(&router.Job{
 		ID: a.env.id, Queue: p.q.cfg.Name, Priority: a.priority, Attempt: a.number, MaxAttempts: a.max,
@@ -173,7 +180,7 @@ func (p *puller) assign(key heldKey, ack string) *worker {
 	defer p.mu.Unlock()
 	for i := range p.workers {
 		w := p.workers[(p.next+i)%len(p.workers)]
-		if w.holds >= w.credits {
+		if w.holds >= w.credits && !planted.Bug(planted.TooManyCredits) {
 			continue
 		}
 		p.next = (p.next + i + 1) % len(p.workers)

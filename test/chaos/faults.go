@@ -50,6 +50,9 @@ func (r *run) step(ctx context.Context, i int, s step) {
 	r.history.Add(check.Event{Kind: check.Fault, Payload: text})
 	r.broken.Add(1)
 	ill := r.impairs(s)
+	if s.shakesNATS() {
+		r.history.Add(check.Event{Kind: check.Impaired, At: check.NATS})
+	}
 	for _, e := range ill {
 		r.history.Add(check.Event{Kind: check.Impaired, At: r.c.edges[e].name})
 	}
@@ -64,7 +67,21 @@ func (r *run) step(ctx context.Context, i int, s step) {
 		r.c.healthy(ctx, e, time.Minute) //nolint:errcheck // see above
 		r.history.Add(check.Event{Kind: check.Healthy, At: r.c.edges[e].name})
 	}
+	if s.shakesNATS() {
+		pause(ctx, time.Second) //nolint:errcheck // an election takes no longer, nor what it repeats
+		r.history.Add(check.Event{Kind: check.Healthy, At: check.NATS})
+	}
 	r.history.Add(check.Event{Kind: check.Mended, Payload: note})
+}
+
+// shakesNATS reports whether s may change a leader.
+func (s step) shakesNATS() bool {
+	switch s.kind {
+	case killEdge, termEdge, freezeEdge, cutEdge, slowEdge, clearLog, squeeze, rollEdges, calm:
+		return false
+	default:
+		return true
+	}
 }
 
 // impairs lists the edges whose presence may be wrong because of s.
@@ -164,10 +181,15 @@ func (r *run) slow(s step) {
 	r.links(s, func(l *link, _ ways) { l.setDelay(0) })
 }
 
-// stepDown makes the leader of a stream give up.
+// stepDown makes the leader of a stream or a consumer give up.
 func (r *run) stepDown(s step) error {
-	stream := [...]string{"HR_LOG_log_0", "HR_LOG_small_0", "HR_IN"}[s.target]
-	_, err := r.c.nc.Request("$JS.API.STREAM.LEADER.STEPDOWN."+stream, nil, 3*time.Second)
+	leader := [...]string{"STREAM.LEADER.STEPDOWN.HR_LOG_log_0", "STREAM.LEADER.STEPDOWN.HR_LOG_small_0", "STREAM.LEADER.STEPDOWN.HR_IN"}[s.target]
+	if r.jobs && s.other == (s.target+2)%size {
+		leader = [...]string{
+			"STREAM.LEADER.STEPDOWN.HR_JOBS_work", "STREAM.LEADER.STEPDOWN.HR_RETRY_work", "CONSUMER.LEADER.STEPDOWN.HR_JOBS_work.medium",
+		}[s.target]
+	}
+	_, err := r.c.nc.Request("$JS.API."+leader, nil, 3*time.Second)
 	return err
 }
 

@@ -42,6 +42,8 @@ type options struct {
 	verify   string
 	planted  string
 	trace    int
+	load     string
+	jobs     int
 }
 
 func main() {
@@ -63,6 +65,8 @@ func main() {
 	flag.StringVar(&o.verify, "verify", "", "judge this record and stop")
 	flag.StringVar(&o.planted, "planted", "", "plant these bugs, comma separated or all, and expect each to be caught")
 	flag.IntVar(&o.trace, "trace", 1, "violations to trace")
+	flag.StringVar(&o.load, "load", "log,jobs", "what there is to break: log (publications), jobs (queues), or both")
+	flag.IntVar(&o.jobs, "jobs", 0, "push this many jobs, as fast as the duration asks for; by default a few for as long as it takes")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
@@ -79,7 +83,7 @@ func chaos(ctx context.Context, o options) error {
 	}
 	switch {
 	case o.verify != "":
-		return judgeFile(o.verify, o.trace)
+		return judgeFile(o.verify, o.trace, o.jobs)
 	case o.plan:
 		for seed := o.seed; seed < o.seed+uint64(o.seeds); seed++ {
 			fmt.Printf("seed %d\n%s", seed, planFor(seed, o.duration, from))
@@ -164,7 +168,7 @@ func parseOnly(text string) (map[int]bool, error) {
 }
 
 // judgeFile judges a record that was kept.
-func judgeFile(name string, traces int) error {
+func judgeFile(name string, traces, jobs int) error {
 	f, err := os.Open(name)
 	if err != nil {
 		return err
@@ -174,7 +178,7 @@ func judgeFile(name string, traces int) error {
 	if err != nil {
 		return fmt.Errorf("%s: %w", name, err)
 	}
-	report := check.Verify(events, rules)
+	report := check.Verify(events, rulesFor(jobs))
 	fmt.Println(summary(report))
 	for _, bad := range report.Explained {
 		fmt.Println("   explained by a write error of JetStream:", bad)

@@ -34,6 +34,18 @@ var breaks = map[planted.Name][]string{
 	planted.PartialPresence:    {check.RulePresence},
 	planted.DeadMembers:        {check.RulePresence},
 	planted.LeakConnections:    {check.RuleLeak},
+	planted.PushBeforeStore:    {check.RuleJobLost},
+	planted.RetryAfterAck:      {check.RuleJobLost},
+	planted.EarlySchedule:      {check.RuleJobEarly},
+	planted.AttemptFromHeader:  {check.RuleJobAttempts},
+	planted.TwoDeadLetters:     {check.RuleJobDead},
+	planted.DeadAfterTerm:      {check.RuleJobLost},
+	planted.LowStarves:         {check.RuleJobStarve},
+	planted.TooManyCredits:     {check.RuleJobCredits},
+	planted.ForeignTokens:      {check.RuleJobToken},
+	planted.AckWithoutAnswer:   {check.RuleJobAgain},
+	planted.ForgetsOnDelivery:  {check.RuleJobLost},
+	planted.HeadersLost:        {check.RuleJobSame},
 }
 
 // needs names the faults that a bug shows under, where they are rare among all.
@@ -42,6 +54,12 @@ var needs = map[planted.Name]string{
 	planted.RecoverAnyEpoch: "squeeze",
 	planted.RestartNumbers:  "clear,kill edge",
 	planted.AckBeforeStore:  "kill edge,kill NATS,cut edge from NATS",
+
+	planted.PushBeforeStore:  "kill edge,kill NATS,cut edge from NATS",
+	planted.RetryAfterAck:    "kill edge,cut edge from NATS",
+	planted.TwoDeadLetters:   "kill edge,cut edge from NATS",
+	planted.DeadAfterTerm:    "kill edge,cut edge from NATS",
+	planted.AckWithoutAnswer: "cut edge from NATS,kill NATS",
 }
 
 // runPlanted runs edges that have a bug on purpose, one bug after the other, and

@@ -21,8 +21,9 @@ func (r *run) tell(finished <-chan struct{}) {
 		case <-finished:
 			return
 		case <-tick.C:
-			fmt.Printf("%s  %3.0fs  acknowledged %d  refused %d  faults %d of %d\n",
-				r.name, r.history.Since().Seconds(), r.acked.Load(), r.refused.Load(), r.broken.Load(), len(r.plan)+len(r.farewell()))
+			fmt.Printf("%s  %3.0fs  acknowledged %d  refused %d  jobs pushed %d  refused %d  taken %d  settled %d  faults %d of %d\n",
+				r.name, r.history.Since().Seconds(), r.acked.Load(), r.refused.Load(), r.jobsAcked.Load(), r.jobsRefused.Load(), r.takes.Load(), r.settled.Load(),
+				r.broken.Load(), len(r.plan)+len(r.farewell()))
 		}
 	}
 }
@@ -31,7 +32,7 @@ func (r *run) tell(finished <-chan struct{}) {
 // that did not is kept.
 func (r *run) report(report check.Report, o options) bool {
 	trouble := r.logTrouble()
-	passed := len(report.Violations) == 0 && len(trouble) == 0 && report.Delivered > 0 && report.Recovered > 0
+	passed := len(report.Violations) == 0 && len(trouble) == 0 && r.tookPlace(report)
 	verdict := "passed"
 	if !passed {
 		verdict = "FAILED"
@@ -49,13 +50,18 @@ func (r *run) report(report check.Report, o options) bool {
 	for _, line := range trouble {
 		fmt.Println("  ", line)
 	}
-	if report.Delivered == 0 || report.Recovered == 0 {
-		fmt.Println("   nothing was delivered or recovered: the run tried nothing")
+	if !r.tookPlace(report) {
+		fmt.Println("   nothing was delivered or recovered, or no job retried or dead: the run tried nothing")
 	}
 	events, _ := r.history.Events()
 	printViolations(events, report, o.trace)
 	fmt.Printf("   record and logs: %s\n   again: go run ./test/chaos -seed %d -duration %v\n", r.dir, r.seed, r.duration)
 	return false
+}
+
+// tookPlace reports whether there was anything to judge.
+func (r *run) tookPlace(report check.Report) bool {
+	return (!r.log || report.Delivered > 0 && report.Recovered > 0) && (!r.jobs || report.Jobs.Retried > 0 && report.Jobs.Dead > 0)
 }
 
 // tried counts the faults by kind.
@@ -76,8 +82,15 @@ func (r *run) tried() string {
 }
 
 func summary(r check.Report) string {
-	return fmt.Sprintf("acknowledged %d of %d, delivered %d (slowest %v), recovered %d, told %d, undecided %d, repeated %d, ephemeral %d, presence answers %d and unknown %d, violations %d",
+	text := fmt.Sprintf("acknowledged %d of %d, delivered %d (slowest %v), recovered %d, told %d, undecided %d, repeated %d, ephemeral %d, presence answers %d and unknown %d, violations %d",
 		r.Acked, r.Sent, r.Delivered, r.Slowest.Round(time.Millisecond), r.Recovered, r.Told, r.Undecided, r.Repeated, r.Ephemeral, r.Presence, r.Unknown, len(r.Violations))
+	if j := r.Jobs; j.Pushed > 0 {
+		text += fmt.Sprintf("; jobs: acknowledged %d of %d, delivered %d, done %d, retried %d, dead %d, redriven %d, stale deliveries %d, stored again %d, "+
+			"floods %d (least share of low %.0f %%), latest while nothing was broken %v, longest wait %v",
+			j.Acked, j.Pushed, j.Taken, j.Done, j.Retried, j.Dead, j.Redriven, j.Stale, j.Twice, j.Floods, 100*j.LeastLow,
+			j.LatestDelayed.Round(time.Millisecond), j.SlowestWaiting.Round(time.Millisecond))
+	}
+	return text
 }
 
 // maxPrinted bounds the violations that are printed.
@@ -102,7 +115,7 @@ func indent(text string) string {
 
 // natsBroke matches what a NATS server logs when it gives up a stream because of a
 // write that failed, with the time before it.
-var natsBroke = regexp.MustCompile(`^\[\d+\] (\d{4}/\d\d/\d\d \d\d:\d\d:\d\d\.\d+) \[ERR\] (JetStream stream '\$G > HR_(?:LOG_([a-z]+)_\d+|IN)' critical write error.*)`)
+var natsBroke = regexp.MustCompile(`^\[\d+\] (\d{4}/\d\d/\d\d \d\d:\d\d:\d\d\.\d+) \[ERR\] (JetStream stream '\$G > HR_(?:LOG_([a-z]+)_\d+|(?:JOBS|RETRY|DEAD)_([a-z]+)|IN)' critical write error.*)`)
 
 // brokenNATS records where NATS says so. What is lost with HR_IN never reaches the
 // channel that plain publishes go to.
@@ -122,9 +135,12 @@ func (r *run) brokenNATS() {
 			if err != nil {
 				continue
 			}
-			ns := m[3]
-			if ns == "" {
-				ns = "log"
+			ns := "log"
+			switch {
+			case m[4] != "":
+				ns = "queue:" + m[4]
+			case m[3] != "":
+				ns = m[3]
 			}
 			r.history.AddPast(at, check.Event{Kind: check.Broken, Channel: ns, Payload: m[2]})
 		}

@@ -36,13 +36,21 @@ type run struct {
 	refused atomic.Int64
 	deaths  atomic.Int64
 	filling [size]atomic.Int64 // how many faults fill a disk now
+
+	log, jobs   bool         // which loads there are
+	count       int          // of jobs to push; 0 is for as long as it takes
+	toPush      atomic.Int64 // of count, what is left
+	takes       atomic.Int64 // deliveries of jobs
+	settled     atomic.Int64
+	jobsAcked   atomic.Int64
+	jobsRefused atomic.Int64
 }
 
 func newRun(o options, seed uint64, edge string, only map[int]bool, from []weight) *run {
 	name := fmt.Sprintf("seed-%d", seed)
 	return &run{
 		seed: seed, name: name, duration: o.duration, dir: filepath.Join(o.dir, name), edge: edge, only: only,
-		plan: planFor(seed, o.duration, from),
+		plan: planFor(seed, o.duration, from), log: strings.Contains(o.load, "log"), jobs: strings.Contains(o.load, "jobs"), count: o.jobs,
 	}
 }
 
@@ -73,7 +81,7 @@ func (r *run) do(ctx context.Context) (check.Report, error) {
 	if err := os.MkdirAll(r.dir, 0o755); err != nil {
 		return check.Report{}, err
 	}
-	if err := os.WriteFile(filepath.Join(r.dir, "edge.yaml"), []byte(edgeConfig), 0o644); err != nil {
+	if err := os.WriteFile(filepath.Join(r.dir, "edge.yaml"), []byte(edgeConfig+queueConfig), 0o644); err != nil {
 		return check.Report{}, err
 	}
 	f, err := os.Create(r.recordFile())
@@ -99,7 +107,7 @@ func (r *run) do(ctx context.Context) (check.Report, error) {
 	if err != nil {
 		return check.Report{}, fmt.Errorf("write the record: %w", err)
 	}
-	return check.Verify(events, rules), nil
+	return check.Verify(events, rulesFor(r.count)), nil
 }
 
 func (r *run) recordFile() string { return filepath.Join(r.dir, "history.jsonl") }
@@ -127,14 +135,17 @@ func (r *run) live(ctx context.Context) error {
 	r.usage("before")
 	stop, settled, finished := make(chan struct{}), make(chan struct{}), make(chan struct{})
 	var publishers, others sync.WaitGroup
-	for _, f := range r.followers(settled) {
-		others.Go(func() { f.Run(finished) })
-	}
-	others.Go(func() { r.probe(finished) })
 	others.Go(func() { r.tell(finished) })
-	for _, ch := range channels() {
-		for i, kind := range ch.by {
-			publishers.Go(func() { r.publish(ch, i, kind, stop) })
+	work := r.beginJobs(ctx, stop)
+	if r.log {
+		for _, f := range r.followers(settled) {
+			others.Go(func() { f.Run(finished) })
+		}
+		others.Go(func() { r.probe(finished) })
+		for _, ch := range channels() {
+			for i, kind := range ch.by {
+				publishers.Go(func() { r.publish(ch, i, kind, stop) })
+			}
 		}
 	}
 	faults, enough := context.WithCancel(ctx)
@@ -142,10 +153,17 @@ func (r *run) live(ctx context.Context) error {
 	var breaking sync.WaitGroup
 	breaking.Go(func() { r.breakThings(faults, append(r.plan[:len(r.plan):len(r.plan)], r.farewell()...)) })
 	breaking.Wait()
+	if r.count > 0 {
+		work.pushers.Wait() // all of them, however long it takes
+	}
 	close(stop)
 	publishers.Wait()
+	work.pushers.Wait()
 	close(settled)
 	err := r.mend(ctx)
+	if err == nil && r.jobs {
+		err = r.drained(ctx)
+	}
 	if err == nil {
 		// Silence: no publication reveals what got lost at the end.
 		err = pause(ctx, silence)
@@ -153,16 +171,23 @@ func (r *run) live(ctx context.Context) error {
 	if err == nil {
 		err = r.lastQuestions(ctx)
 	}
+	if err == nil && r.jobs {
+		err = r.lastJobs(ctx)
+	}
 	if err != nil {
 		close(finished)
+		close(work.finished)
 		others.Wait()
+		work.workers.Wait()
 		return err
 	}
 	// The record ends here, with everyone still subscribed; then they go, and the
 	// edges are looked at without them.
 	r.history.Add(check.Event{Kind: check.Closed})
 	close(finished)
+	close(work.finished)
 	others.Wait()
+	work.workers.Wait()
 	if err := pause(ctx, 5*time.Second); err != nil { // longer than the linger time
 		return err
 	}
@@ -188,6 +213,10 @@ func pause(ctx context.Context, d time.Duration) error {
 		return ctx.Err()
 	}
 }
+
+func randEdge() int { return rand.IntN(size) }
+
+func randUpTo(d time.Duration) time.Duration { return rand.N(d) }
 
 // followers are clients of different habits: who come and go all the time, who
 // stay, and who do not read for a while.

@@ -61,6 +61,7 @@ type Event struct {
 	Code      uint32        `json:"code,omitempty"`
 	Payload   string        `json:"payload,omitempty"`
 	Began     time.Duration `json:"began,omitempty"`
+	Job       *Job          `json:"job,omitempty"` // of events of queues
 }
 
 func (e Event) String() string {
@@ -84,6 +85,9 @@ func (e Event) String() string {
 	}
 	if e.Payload != "" {
 		s += " " + e.Payload
+	}
+	if e.Job != nil {
+		s += " " + e.Job.String()
 	}
 	return s
 }
@@ -136,6 +140,9 @@ func (h *History) Events() ([]Event, error) {
 	defer h.mu.Unlock()
 	return h.events[:len(h.events):len(h.events)], h.err
 }
+
+// At is the time of the wall clock as a time since the record began.
+func (h *History) At(wall time.Time) time.Duration { return wall.Sub(h.start.Round(0)) }
 
 // Since is the time since the record began.
 func (h *History) Since() time.Duration { return time.Since(h.start) }

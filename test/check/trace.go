@@ -31,6 +31,9 @@ func Trace(events []Event, bad Violation) []Event {
 }
 
 func concerns(e *Event, bad *Violation) bool {
+	if e.Job != nil {
+		return e.Channel == bad.Channel && e.Payload == bad.Payload
+	}
 	switch e.Kind {
 	case Fault, Mended, Impaired, Healthy:
 		return true

@@ -18,7 +18,8 @@ type Rules struct {
 	// Gone bounds how long presence may be wrong after a crash.
 	Gone time.Duration
 	// Leak is what the resources of a process may have grown by in the end.
-	Leak Resources
+	Leak   Resources
+	Queues map[string]QueueRules // by name; without any, events of queues are not judged
 }
 
 // Violation is one contradiction.
@@ -51,6 +52,7 @@ const (
 
 // Report is what Verify found and counted.
 type Report struct {
+	Jobs                 Jobs
 	Sent, Acked, Refused int
 	Delivered, Told      int
 	Recovered            int // subscriptions that got all they had missed
@@ -114,6 +116,7 @@ func Verify(events []Event, rules Rules) Report {
 		v.books[name].finish(v)
 	}
 	v.presence(events)
+	v.queues(events)
 	sort.SliceStable(v.report.Violations, func(i, j int) bool { return v.report.Violations[i].T < v.report.Violations[j].T })
 	return v.report
 }
@@ -127,6 +130,8 @@ type verifier struct {
 	broken   map[string]time.Duration // since when NATS has lost something, by namespace
 	ill      map[string][]span        // when edges were impaired and clients did not read, by name
 	probe    string                   // the channel whose presence was asked for
+	trouble  []span                   // when any edge, or NATS, was impaired
+	takes    map[int]*take            // deliveries of jobs, by number
 	report   Report
 }
 
@@ -136,6 +141,9 @@ func (v *verifier) violated(bad Violation, format string, args ...any) {
 	}
 	bad.Text = fmt.Sprintf(format, args...)
 	ns, _, _ := strings.Cut(bad.Channel, ":")
+	if ns == "queue" {
+		ns = bad.Channel // each queue has streams of its own
+	}
 	if at, broken := v.broken[ns]; broken && bad.T >= at-brokenSlack {
 		v.report.Explained = append(v.report.Explained, bad)
 		return
