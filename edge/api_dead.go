@@ -29,7 +29,7 @@ type apiDeadListResult struct {
 }
 
 func (s *Server) apiDeadList(ctx context.Context, req *apiDeadListRequest) (apiDeadListResult, error) {
-	q, err := s.queues(req.Queue)
+	q, err := s.apiQueues(req.Queue)
 	if err != nil {
 		return apiDeadListResult{}, err
 	}
@@ -65,7 +65,7 @@ type apiDeadShowRequest struct {
 }
 
 func (s *Server) apiDeadShow(ctx context.Context, req *apiDeadShowRequest) (queueDead, error) {
-	q, err := s.queues(req.Queue)
+	q, err := s.apiQueues(req.Queue)
 	if err != nil {
 		return queueDead{}, err
 	}
@@ -106,7 +106,7 @@ type apiDeadRedriven struct {
 }
 
 func (s *Server) apiDeadRedrive(ctx context.Context, req *apiDeadRequest) (apiDeadRedriven, error) {
-	q, err := s.queues(req.Queue)
+	q, err := s.apiQueues(req.Queue)
 	if err != nil {
 		return apiDeadRedriven{}, err
 	}
@@ -120,7 +120,7 @@ type apiDeadPurged struct {
 }
 
 func (s *Server) apiDeadPurge(ctx context.Context, req *apiDeadRequest) (apiDeadPurged, error) {
-	q, err := s.queues(req.Queue)
+	q, err := s.apiQueues(req.Queue)
 	if err != nil {
 		return apiDeadPurged{}, err
 	}

@@ -79,7 +79,7 @@ type apiPullResult struct {
 // which any node settles or extends them. When the caller is gone before the
 // answer, they go back at once.
 func (s *Server) apiQueuePull(ctx context.Context, req *apiPullRequest) (apiPullResult, error) {
-	q, err := s.queues(req.Queue)
+	q, err := s.apiQueues(req.Queue)
 	if err != nil {
 		return apiPullResult{}, err
 	}

@@ -55,8 +55,8 @@ type apiQueueRequest struct {
 
 type apiNothing struct{}
 
-// queues returns the queues, or why there are none to ask.
-func (s *Server) queues(name string) (router.Queues, error) {
+// apiQueues returns the queues, or why there are none to ask.
+func (s *Server) apiQueues(name string) (router.Queues, error) {
 	switch {
 	case s.cfg.Queues == nil:
 		return nil, router.Errorf(router.CodeNotAvailable, "there are no queues")
@@ -67,7 +67,7 @@ func (s *Server) queues(name string) (router.Queues, error) {
 }
 
 func (s *Server) apiQueuePush(ctx context.Context, req *queuePushRequest) (queuePushed, error) {
-	q, err := s.queues(req.Queue)
+	q, err := s.apiQueues(req.Queue)
 	if err != nil {
 		return queuePushed{}, err
 	}
@@ -119,7 +119,7 @@ func (s *Server) apiQueueStats(ctx context.Context, req *apiQueueStatsRequest) (
 		slots <- struct{}{}
 		asking.Go(func() {
 			defer func() { <-slots }()
-			q, err := s.queues(name)
+			q, err := s.apiQueues(name)
 			if err != nil {
 				errs[i] = err
 				return
@@ -138,7 +138,7 @@ func (s *Server) apiQueueStats(ctx context.Context, req *apiQueueStatsRequest) (
 }
 
 func (s *Server) apiQueuePause(ctx context.Context, req *apiQueueRequest) (apiNothing, error) {
-	q, err := s.queues(req.Queue)
+	q, err := s.apiQueues(req.Queue)
 	if err != nil {
 		return apiNothing{}, err
 	}
@@ -146,7 +146,7 @@ func (s *Server) apiQueuePause(ctx context.Context, req *apiQueueRequest) (apiNo
 }
 
 func (s *Server) apiQueueResume(ctx context.Context, req *apiQueueRequest) (apiNothing, error) {
-	q, err := s.queues(req.Queue)
+	q, err := s.apiQueues(req.Queue)
 	if err != nil {
 		return apiNothing{}, err
 	}
@@ -159,7 +159,7 @@ type apiQueueTokenRequest struct {
 }
 
 func (s *Server) apiQueueAck(ctx context.Context, req *apiQueueTokenRequest) (apiNothing, error) {
-	q, err := s.queues(req.Queue)
+	q, err := s.apiQueues(req.Queue)
 	if err != nil {
 		return apiNothing{}, err
 	}
@@ -167,7 +167,7 @@ func (s *Server) apiQueueAck(ctx context.Context, req *apiQueueTokenRequest) (ap
 }
 
 func (s *Server) apiQueueExtend(ctx context.Context, req *apiQueueTokenRequest) (apiNothing, error) {
-	q, err := s.queues(req.Queue)
+	q, err := s.apiQueues(req.Queue)
 	if err != nil {
 		return apiNothing{}, err
 	}
@@ -180,7 +180,7 @@ type apiQueueNackRequest struct {
 }
 
 func (s *Server) apiQueueNack(ctx context.Context, req *apiQueueNackRequest) (apiNothing, error) {
-	q, err := s.queues(req.Queue)
+	q, err := s.apiQueues(req.Queue)
 	if err != nil {
 		return apiNothing{}, err
 	}

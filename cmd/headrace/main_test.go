@@ -77,24 +77,47 @@ func TestConfigPrintIsReadBack(t *testing.T) {
 	}
 }
 
-// Every field of the router's namespace can be configured.
-func TestNamespacesAreTranslatedInFull(t *testing.T) {
+// Every field of the router's namespaces and queues can be configured.
+func TestNamespacesAndQueuesAreTranslatedInFull(t *testing.T) {
 	var ns config.Namespace
-	v := reflect.ValueOf(&ns).Elem()
-	for i := range v.NumField() {
-		switch f := v.Field(i); f.Kind() {
-		case reflect.Bool:
-			f.SetBool(true)
-		case reflect.String:
-			f.SetString("x")
-		default:
-			f.SetInt(1)
+	fill(reflect.ValueOf(&ns).Elem())
+	translated(t, reflect.ValueOf(namespaces(config.Config{Namespaces: []config.Namespace{ns}})[0]))
+	var q config.Queue
+	fill(reflect.ValueOf(&q).Elem())
+	translated(t, reflect.ValueOf(queues(config.Config{Queues: []config.Queue{q}})[0]))
+}
+
+// fill sets every field in v to something.
+func fill(v reflect.Value) {
+	switch v.Kind() {
+	case reflect.Struct:
+		for i := range v.NumField() {
+			fill(v.Field(i))
 		}
+	case reflect.Bool:
+		v.SetBool(true)
+	case reflect.String:
+		v.SetString("x")
+	case reflect.Float64:
+		v.SetFloat(1)
+	case reflect.Slice:
+		v.Set(reflect.MakeSlice(v.Type(), 1, 1))
+		fill(v.Index(0))
+	default:
+		v.SetInt(1)
 	}
-	got := reflect.ValueOf(namespaces(config.Config{Namespaces: []config.Namespace{ns}})[0])
-	for i := range got.NumField() {
-		if got.Type().Field(i).IsExported() && got.Field(i).IsZero() {
-			t.Errorf("router.Namespace.%s is not configurable", got.Type().Field(i).Name)
+}
+
+// translated reports the exported fields in v that are not set.
+func translated(t *testing.T, v reflect.Value) {
+	for i := range v.NumField() {
+		f := v.Type().Field(i)
+		switch value := reflect.Indirect(v.Field(i)); {
+		case !f.IsExported():
+		case !value.IsValid() || value.IsZero():
+			t.Errorf("%s.%s is not configurable", v.Type(), f.Name)
+		case value.Kind() == reflect.Struct:
+			translated(t, value)
 		}
 	}
 }
