@@ -60,7 +60,7 @@ func pullJobs(t *testing.T, url, queue string, n int) []taken {
 	var all []taken
 	for deadline := time.Now().Add(30 * time.Second); len(all) < n; {
 		if time.Now().After(deadline) {
-			t.Fatalf("%d of %d jobs came", len(all), n)
+			t.Fatalf("%d of %d jobs came; stats %s", len(all), n, overHTTP(url)(t, "queue_stats", fmt.Sprintf(`{"queue":%q}`, queue)))
 		}
 		var answer struct {
 			Result struct{ Jobs []taken }
@@ -106,8 +106,8 @@ var queueSteps = []queueStep{
 	{"queue_extend", `{"queue":"Q","token":"x"}`, `{"error":{"code":107,"message":"the job token is not valid"}}`},
 	{"queue_ack", `{"queue":"small","token":"JOB"}`, `{"error":{"code":107,"message":"the job token is not valid"}}`},
 	{"queue_nack", `{"queue":"Q","token":"JOB","error":"no paper","delay":"soon"}`, `{"error":{"code":107,"message":"delay is not a duration such as 500ms or 1m30s"}}`},
-	{"queue_nack", `{"queue":"Q","token":"JOB","error":"no paper","idempotency_key":"n1"}`, `{"result":{}}`},
-	{"queue_nack", `{"queue":"Q","token":"JOB","error":"no paper","idempotency_key":"n1"}`, `{"result":{}}`},
+	{"queue_nack", `{"queue":"Q","token":"JOB","error":"no paper","idempotency_key":"Q"}`, `{"result":{}}`},
+	{"queue_nack", `{"queue":"Q","token":"JOB","error":"no paper","idempotency_key":"Q"}`, `{"result":{}}`},
 	{takeJob, ``, `{"n":1}`},
 	{"queue_nack", `{"queue":"Q","token":"JOB","error":"no ink"}`, `{"result":{}}`},
 	{"dlq_list", `{"queue":"Q"}`, `{"result":{"dead":[{"seq":1,"id":"ID","priority":"medium","time":"T","reason":"attempts","error":"no ink","attempts":2,"data":{"n":1},"headers":{"a":"b"},"origin":{"subject":"hr.job.Q.medium","seq":1,"time":"T"}}],"next":2}}`},
