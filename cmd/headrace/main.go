@@ -78,7 +78,7 @@ func (a *app) rootCommand() *cobra.Command {
 		return &usageError{err: err, hint: fmt.Sprintf("see `%s --help`", cmd.CommandPath())}
 	})
 	root.AddCommand(a.serveCommand(), a.configCommand(), a.permissionsCommand(), a.provisionCommand(), a.pubCommand(), a.subCommand(), a.historyCommand(),
-		a.tokenCommand(), a.rpcCommand(), a.presenceCommand(), a.channelsCommand(), a.infoCommand(), a.disconnectCommand(), a.versionCommand())
+		a.tokenCommand(), a.rpcCommand(), a.queueCommand(), a.dlqCommand(), a.presenceCommand(), a.channelsCommand(), a.infoCommand(), a.disconnectCommand(), a.versionCommand())
 	return root
 }
 
@@ -87,7 +87,8 @@ func noSuchCommand(cmd *cobra.Command, args []string) error {
 	if len(args) == 0 {
 		return nil
 	}
-	hint := "see `headrace --help`"
+	hint := fmt.Sprintf("see `%s --help`", cmd.CommandPath())
+	cmd.SuggestionsMinimumDistance = max(cmd.SuggestionsMinimumDistance, 2) // cobra sets it for the root only
 	if near := cmd.SuggestionsFor(args[0]); len(near) > 0 {
 		hint = "did you mean " + strings.Join(near, " or ") + "?"
 	}
@@ -135,6 +136,8 @@ func hintFor(err error) string {
 		return hinted.hint
 	case errors.As(err, &api) && (api.Status == 401 || api.Status == 403):
 		return "give the key of the server's http_api.key with --api-key or in " + envAPIKey
+	case errors.As(err, &api) && api.Message == "no queue of that name":
+		return "`headrace queue ls` names the server's queues; the configuration declares them"
 	case errors.As(err, &api) && api.Code == 104:
 		return "no back end answers; one that subscribes to <nats.prefix>.rpc.<method> in NATS would, see docs/api.md"
 	case errors.As(err, &api) && api.Status == 404:

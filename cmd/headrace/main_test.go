@@ -33,6 +33,7 @@ func TestMistakesAreExplained(t *testing.T) {
 		want []string
 	}{
 		"unknown command":     {[]string{"serv"}, exitUsage, []string{`unknown command "serv"`, "did you mean serve?"}},
+		"unknown subcommand":  {[]string{"queue", "pushh"}, exitUsage, []string{`unknown command "pushh"`, "did you mean push?"}},
 		"unknown flag":        {[]string{"serve", "--adr", "x"}, exitUsage, []string{"unknown flag: --adr", "headrace serve --help"}},
 		"missing argument":    {[]string{"pub", "chat:a"}, exitUsage, []string{"1 arguments given, want 2", "usage: headrace pub"}},
 		"not JSON":            {[]string{"pub", "chat:a", "hello"}, exitUsage, []string{"not valid JSON", "--text"}},
