@@ -29,8 +29,8 @@ type worker struct {
 	down      prometheus.Gauge
 	exhausted prometheus.Counter
 
-	// slots holds a value for each job in hand; over, for each job beyond that which
-	// is being given back.
+	// slots holds a value for each job in hand that is not being settled; over, for
+	// each job beyond that which is being given back.
 	slots, over chan struct{}
 	ctx         context.Context // of requests; ends with errStopped
 	cancel      context.CancelCauseFunc
@@ -103,10 +103,7 @@ func (w *worker) take(j *router.Job) {
 	}
 	select {
 	case w.slots <- struct{}{}:
-		w.wg.Go(func() {
-			defer func() { <-w.slots }()
-			w.work(j)
-		})
+		w.wg.Go(func() { w.work(j) })
 		return
 	default:
 	}
@@ -123,20 +120,27 @@ func (w *worker) take(j *router.Job) {
 	}
 }
 
-// work sends j until there is a result that counts, and settles it.
+// work sends j until there is a result that counts, and settles it. It frees a
+// slot before that: once the job is settled, the queue may bring another.
 func (w *worker) work(j *router.Job) {
 	lease := w.extend(j)
 	defer lease.end()
+	o := w.try(j)
+	<-w.slots
+	w.settle(j, &o)
+}
+
+// try sends j until there is a result that counts.
+func (w *worker) try(j *router.Job) outcome {
 	var t turn
 	defer w.health.leave(&t)
 	last := outcome{result: unreachable, text: "the endpoint is down"}
 	for {
 		switch w.health.wait(w.ctx, &t) {
 		case closed:
-			return // given back
+			return outcome{result: abandoned}
 		case giveUp:
-			w.nack(j, router.Nack{Error: last.text})
-			return
+			return last
 		}
 		last = w.call(j)
 		vain := w.health.report(&t, &last)
@@ -146,8 +150,7 @@ func (w *worker) work(j *router.Job) {
 		case vain && last.delay == 0:
 			last.delay = jittered(downDelay)
 		}
-		w.settle(j, &last)
-		return
+		return last
 	}
 }
 
