@@ -25,6 +25,10 @@ const (
 	// A job that reached the endpoint while it was down comes back after so long, so
 	// that an outage costs many jobs an attempt rather than one job all of its.
 	downDelay = 5 * time.Minute
+	// The last attempt is not spent on an outage: such a job is kept for lastHold and
+	// tried again when the endpoint is up, or when there is no other to try. Others
+	// may be tried meanwhile. All but one connection's worth of jobs may be kept so.
+	lastHold = 30 * time.Minute
 )
 
 // health is what a node knows of an endpoint, and decides when to send to it.
@@ -39,6 +43,7 @@ type health struct {
 	interval time.Duration // between the last try and the next
 	next     time.Time     // before it nothing is tried, while down
 	trying   *turn         // whose job is tried, while down
+	kept     int           // turns on their last attempt that are kept
 	paused   time.Time     // until then the receiver wants nothing
 	resume   *time.Timer   // gives credits back after a pause
 	changed  chan struct{} // closed and replaced when waiting turns should look again
@@ -55,6 +60,7 @@ func newHealth(full int, credits func(int), show func(up bool)) *health {
 // turn is a job that is to be sent. Guarded by health.mu.
 type turn struct {
 	until time.Time // when waiting ends; zero: not waiting yet
+	kept  bool      // on its last attempt, tried in vain
 }
 
 // verdict says whether a job is sent now. The set is closed.
@@ -92,11 +98,13 @@ func (h *health) admit(t *turn, now time.Time) (v verdict, again time.Duration, 
 	}
 	start := h.paused
 	if h.down {
-		if h.trying == nil {
+		if h.trying == nil && (!t.kept || !now.Before(h.next)) {
 			h.trying = t
-			t.until = now.Add(probeHold)
+			if !t.kept {
+				t.until = now.Add(probeHold)
+			}
 		}
-		if h.trying == t && h.next.After(start) {
+		if (h.trying == t || t.kept) && h.next.After(start) {
 			start = h.next
 		}
 	}
@@ -154,10 +162,38 @@ func (h *health) report(t *turn, o *outcome) (vain bool) {
 	return vain
 }
 
+// keep lets t, tried in vain on its last attempt, wait on, unless too many do.
+func (h *health) keep(t *turn) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if t.kept {
+		if h.trying == t {
+			h.trying = nil
+			h.wakeLocked()
+		}
+		return true
+	}
+	if h.kept >= h.full-1 {
+		return false
+	}
+	h.kept++
+	t.kept, t.until = true, time.Now().Add(lastHold)
+	if h.trying == t {
+		h.trying = nil
+	}
+	h.tellLocked()
+	return true
+}
+
 // leave ends t's turn: another one may be tried.
 func (h *health) leave(t *turn) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	if t.kept {
+		t.kept = false
+		h.kept--
+		defer h.tellLocked()
+	}
 	if h.trying == t {
 		h.trying = nil
 		h.wakeLocked()
@@ -186,7 +222,7 @@ func (h *health) tellLocked() {
 	case h.closed, time.Now().Before(h.paused):
 		n = 0
 	case h.down:
-		n = 1
+		n = 1 + h.kept
 	}
 	h.credits(n)
 	h.show(!h.down)

@@ -147,6 +147,8 @@ func (w *worker) try(j *router.Job) outcome {
 		switch {
 		case last.result == unreachable: // it costs no attempt
 			continue
+		case vain && j.Attempt >= j.MaxAttempts && w.health.keep(&t):
+			continue
 		case vain && last.delay == 0:
 			last.delay = jittered(downDelay)
 		}
