@@ -205,7 +205,7 @@ func (l *logged) Write(p []byte) (int, error) {
 }
 
 // work runs a worker on queues until the returned function is called.
-func work(t *testing.T, queues router.Queues, e Endpoint, dial dialer) (ws *Workers, stop func()) {
+func work(t testing.TB, queues router.Queues, e Endpoint, dial dialer) (ws *Workers, stop func()) {
 	t.Helper()
 	log := &logged{}
 	ws, err := New(Config{Endpoints: []Endpoint{e}, dial: dial, Log: slog.New(slog.NewTextHandler(log, &slog.HandlerOptions{Level: slog.LevelDebug}))}, queues)

@@ -18,7 +18,7 @@ import (
 )
 
 // openQueue runs the real queue "q" on nc until the returned function is called.
-func openQueue(t *testing.T, nc *nats.Conn) (*queue.Store, func()) {
+func openQueue(t testing.TB, nc *nats.Conn) (*queue.Store, func()) {
 	t.Helper()
 	s, err := queue.Open(t.Context(), nc, queue.Config{Queues: []router.Queue{{Name: "q"}}})
 	if err != nil {
