@@ -123,7 +123,7 @@ func FuzzBackendHeaders(f *testing.F) {
 		} else if err == nil && (code != "" || text != "") {
 			t.Errorf("%q %q is no error", code, text)
 		}
-		if validTraceParent(trace) && strings.ContainsAny(trace, "\r\n ") {
+		if ValidTraceParent(trace) && strings.ContainsAny(trace, "\r\n ") {
 			t.Errorf("%q is taken for a trace", trace)
 		}
 	})

@@ -157,7 +157,7 @@ func (n *Node) rpcMessage(req RPCRequest) (*nats.Msg, error) {
 	if json.Valid(req.TokenMeta) {
 		h[TokenMetaHeader] = []string{headerJSON(req.TokenMeta)}
 	}
-	if validTraceParent(req.TraceParent) {
+	if ValidTraceParent(req.TraceParent) {
 		h[traceParentHeader] = []string{req.TraceParent}
 	}
 	if limit := n.cfg.Core.MaxPayload(); limit > 0 && int64(len(req.Data)) > limit {
@@ -224,9 +224,9 @@ func headerText(s string) string {
 	}, s)
 }
 
-// validTraceParent checks the form that W3C Trace Context gives version 00:
+// ValidTraceParent checks the form that W3C Trace Context gives version 00:
 // 00-<32 hex>-<16 hex>-<2 hex>.
-func validTraceParent(s string) bool {
+func ValidTraceParent(s string) bool {
 	if len(s) != 55 || s[2] != '-' || s[35] != '-' || s[52] != '-' {
 		return false
 	}

@@ -105,6 +105,7 @@ func loadConfig(src config.Source) (config.Config, error) {
 		}
 	}
 	problems.Problems = append(problems.Problems, tokenProblems(cfg, src.Origins)...)
+	problems.Problems = append(problems.Problems, webhookProblems(cfg, src.Origins)...)
 	if len(problems.Problems) > 0 {
 		return cfg, &usageError{err: problems, hint: "`headrace config print` shows what is in effect; docs/operations.md lists every key"}
 	}

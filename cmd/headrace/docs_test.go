@@ -12,6 +12,9 @@ import (
 	"github.com/headrace/headrace/internal/config"
 )
 
+// hooked has a webhook, so that its metrics are there.
+const hooked = `queues=[{"name":"jobs","webhook":{"url":"http://127.0.0.1:1/","secret":"a-secret-of-24-bytes-or-so"}}]`
+
 // docs/operations.md knows every setting, flag and metric, and no others.
 func TestOperationsPageIsComplete(t *testing.T) {
 	data, err := os.ReadFile("../../docs/operations.md")
@@ -33,7 +36,7 @@ func TestOperationsPageIsComplete(t *testing.T) {
 		}
 	}
 	new(app).serveCommand().Flags().VisitAll(func(f *pflag.Flag) { want("flag", f.Name, "| `--"+f.Name+"`") })
-	_, body := get(t, startServe(t)+"/metrics")
+	_, body := get(t, startServe(t, "--set", hooked)+"/metrics")
 	for _, m := range regexp.MustCompile(`(?m)^# HELP (headrace_\S+)`).FindAllStringSubmatch(body, -1) {
 		want("metric", m[1], "| `"+m[1]+"` |")
 	}

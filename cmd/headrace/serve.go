@@ -13,6 +13,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/headrace/headrace/edge"
+	"github.com/headrace/headrace/edge/webhook"
 	"github.com/headrace/headrace/internal/config"
 	"github.com/headrace/headrace/internal/lifecycle"
 	"github.com/headrace/headrace/persistence"
@@ -85,6 +86,9 @@ func (a *app) serve(ctx context.Context, cfg config.Config) error {
 	parts = append(parts, lifecycle.Part{Name: "http", Run: func(ctx context.Context) error {
 		return clients.run(ctx, stopTimeout(cfg), n.edge.Shutdown)
 	}})
+	// Last, and so stopped first: their jobs are done or back before the queues are
+	// drained.
+	parts = append(parts, lifecycle.Part{Name: "webhooks", Run: n.webhooks.Run})
 	err = lifecycle.Run(ctx, log, parts...)
 	log.Info("stopped", "err", err)
 	return err
@@ -97,6 +101,7 @@ type node struct {
 	queues   *queue.Store
 	router   *router.Node
 	edge     *edge.Server
+	webhooks *webhook.Workers
 }
 
 func newNode(ctx context.Context, cfg config.Config, nodeID string, b *broker, log *slog.Logger) (*node, error) {
@@ -117,6 +122,10 @@ func newNode(ctx context.Context, cfg config.Config, nodeID string, b *broker, l
 		return nil, &hintError{err: fmt.Errorf("open the store: %w", err), hint: openHint(cfg, clustered, b)}
 	}
 	if n.queues, err = openQueues(opening, cfg, clustered, b, log, n.registry); err != nil {
+		return nil, err
+	}
+	hooks := webhook.Config{Endpoints: endpoints(cfg), Log: log.With("part", "webhook"), Metrics: n.registry}
+	if n.webhooks, err = webhook.New(hooks, n.queues); err != nil {
 		return nil, err
 	}
 	sessions := edge.NewSessions()

@@ -20,6 +20,8 @@ type Queue struct {
 	AllowPushAnonymous bool `yaml:"allow_push_for_anonymous" doc:"allow_push holds without a user id too"`
 	AllowWork          bool `yaml:"allow_work" doc:"clients with a user id may work on jobs"`
 	AllowWorkAnonymous bool `yaml:"allow_work_for_anonymous" doc:"allow_work holds without a user id too"`
+
+	Webhook Webhook `yaml:"webhook"`
 }
 
 // Backoff is the time between the attempts at a job.
@@ -35,6 +37,7 @@ func (q *Queue) setDefaults() {
 	q.MaxAttempts, q.AckWait = 4, 30*time.Second
 	q.Backoff = Backoff{Base: time.Second, Factor: 2, Cap: 30 * time.Second, Jitter: 0.2}
 	q.MaxJobs, q.MaxInFlight = 1_000_000, 10_000
+	q.Webhook.setDefaults()
 }
 
 // newQueue returns a queue with everything else as by default.

@@ -60,16 +60,25 @@ func Secrets(cfg Config) []string {
 				out = append(out, value)
 				continue
 			}
-			for part := range strings.SplitSeq(value, ",") {
-				if u, err := url.Parse(strings.TrimSpace(part)); err == nil && u.User != nil {
-					secret, ok := u.User.Password()
-					if !ok {
-						secret = u.User.Username()
-					}
-					out = append(out, secret)
-				}
-			}
+			out = append(out, urlSecrets(value)...)
 		}
 	}
+	for i := range cfg.Queues {
+		out = append(out, cfg.Queues[i].Webhook.secrets()...)
+	}
 	return slices.DeleteFunc(out, func(s string) bool { return len(s) < 4 })
+}
+
+// urlSecrets returns the passwords and tokens in comma separated addresses.
+func urlSecrets(urls string) (out []string) {
+	for part := range strings.SplitSeq(urls, ",") {
+		if u, err := url.Parse(strings.TrimSpace(part)); err == nil && u.User != nil {
+			secret, ok := u.User.Password()
+			if !ok {
+				secret = u.User.Username()
+			}
+			out = append(out, secret)
+		}
+	}
+	return out
 }
