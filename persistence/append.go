@@ -26,11 +26,25 @@ type pending struct {
 	entry router.Entry // Number, Life and Seq are filled when it is stored
 	bytes int64
 	done  func(router.Entry, bool, error)
+	plan  plan // nil: entry is stored as it is
+	// rebirth makes the entry the first of a new life.
+	rebirth bool
 
 	// Owned by the key's goroutine once it was taken from the queue.
 	deadline time.Time // no attempt starts later; set before the first one
 	tried    []uint64  // numbers of attempts whose outcome is not known (W2)
 	foundAt  time.Time // when one of them was first found, see settled
+	refused  bool      // see noneLands
+}
+
+// plan makes an entry of what is current when its turn has come, for one append.
+type plan interface {
+	// prepare returns the entry to store behind h. Its errors are final unless they
+	// are temporary.
+	prepare(ctx context.Context, h head) (router.Entry, error)
+	// stored runs when e was stored, before any other entry of the key that this
+	// edge appends. On error the append has failed: it may have been stored.
+	stored(ctx context.Context, e *router.Entry) error
 }
 
 // budget bounds the bytes that wait in all queues of a namespace.
@@ -112,7 +126,7 @@ func (p *stream) work(key string, kq *keyQueue) {
 
 // groupSize returns how many of the appends that wait go together, at least one.
 func (p *stream) groupSize(waiting []*pending) int {
-	if !p.batches {
+	if !p.batches || waiting[0].plan != nil {
 		return 1
 	}
 	most := min(len(waiting), int(p.slots), maxBatch)

@@ -79,6 +79,10 @@ func (c *Config) withDefaults() Config {
 	if d.HeadCache == 0 {
 		d.HeadCache = 65536
 	}
+	d.Namespaces = make([]router.Namespace, len(c.Namespaces))
+	for i, ns := range c.Namespaces {
+		d.Namespaces[i] = ns.WithDefaults()
+	}
 	if d.Log == nil {
 		d.Log = slog.New(slog.DiscardHandler)
 	}

@@ -31,6 +31,9 @@ func encodeHeader(e *router.Entry) nats.Header {
 	if len(e.Meta) > 0 {
 		h[headerMeta] = []string{string(e.Meta)}
 	}
+	if e.Mark != nil {
+		h[headerMark] = []string{encodeMark(e.Mark)}
+	}
 	if e.Cleared {
 		h[headerCleared] = []string{"1"}
 	}
@@ -48,6 +51,14 @@ func decodeEntry(h nats.Header, data []byte) (router.Entry, error) {
 	e.Number = n
 	if m := jet.Last(h, headerMeta); m != "" {
 		e.Meta = []byte(m)
+	}
+	if m := jet.Last(h, headerMark); m != "" {
+		if e.Mark, err = decodeMark(m); err != nil {
+			return router.Entry{}, err
+		}
+	}
+	if id := jet.Last(h, headerImageID); id != "" {
+		e.ID = id
 	}
 	e.Cleared = jet.Last(h, headerCleared) == "1"
 	return e, nil

@@ -209,6 +209,10 @@ func (in *ingest) take(m jetstream.Msg) {
 		in.bury(m, meta, "unknown namespace "+strconv.Quote(ns))
 		return
 	}
+	if l.keys != nil {
+		in.bury(m, meta, "namespace "+ns+" holds maps: set keys with the server API")
+		return
+	}
 	if _, err := router.DecodeKey(key); err != nil {
 		in.bury(m, meta, err.Error())
 		return

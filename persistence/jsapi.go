@@ -60,37 +60,47 @@ type getAnswer struct {
 
 // get asks the leader for one message. Nothing there is the zero Entry.
 func (p *stream) get(ctx context.Context, in getRequest) (e router.Entry, subject string, err error) {
+	e, subject, _, err = p.getMessage(ctx, in)
+	return e, subject, err
+}
+
+// getWithHeader is get with the headers instead of the subject.
+func (p *stream) getWithHeader(ctx context.Context, in getRequest) (e router.Entry, h nats.Header, err error) {
+	e, _, h, err = p.getMessage(ctx, in)
+	return e, h, err
+}
+
+func (p *stream) getMessage(ctx context.Context, in getRequest) (e router.Entry, subject string, h nats.Header, err error) {
 	data, err := json.Marshal(in)
 	if err != nil {
-		return e, "", fmt.Errorf("encode get: %w", err)
+		return e, "", nil, fmt.Errorf("encode get: %w", err)
 	}
 	m, err := p.req.Do(ctx, &nats.Msg{Subject: p.subjectMsgGet, Data: data})
 	if err != nil {
-		return e, "", err
+		return e, "", nil, err
 	}
 	var a getAnswer
 	if err := json.Unmarshal(m.Data, &a); err != nil {
-		return e, "", fmt.Errorf("decode get: %w", err)
+		return e, "", nil, fmt.Errorf("decode get: %w", err)
 	}
 	if a.Error != nil && a.Error.ErrCode != jet.CodeMessageNotFound {
-		return e, "", a.Error
+		return e, "", nil, a.Error
 	}
 	if !p.replicated {
 		p.contact()
 	}
 	if a.Error != nil || a.Message == nil {
-		return e, "", nil
+		return e, "", nil, nil
 	}
-	h, err := nats.DecodeHeadersMsg(a.Message.Header)
-	if err != nil {
-		return e, "", fmt.Errorf("decode get: %w", err)
+	if h, err = nats.DecodeHeadersMsg(a.Message.Header); err != nil {
+		return e, "", nil, fmt.Errorf("decode get: %w", err)
 	}
 	if e, err = decodeEntry(h, a.Message.Data); err != nil {
-		return e, a.Message.Subject, err
+		return e, a.Message.Subject, h, err
 	}
 	e.Seq, e.Time = a.Message.Seq, a.Message.Time
 	p.sawSeq(e.Seq)
-	return e, a.Message.Subject, nil
+	return e, a.Message.Subject, h, nil
 }
 
 type infoAnswer struct {

@@ -17,6 +17,7 @@ import (
 type numberedLog struct {
 	ns      router.Namespace
 	streams []*stream
+	keys    *keyStore // nil unless the channels are maps
 }
 
 // of returns the stream that holds key. The hash is part of the layout.
@@ -118,6 +119,9 @@ func (l *numberedLog) DecodeLive(m *nats.Msg) (router.Entry, error) {
 		p.sawSeq(e.Seq)
 		if key, ok := p.keyOf(jet.Last(m.Header, "Nats-Subject")); ok {
 			p.sawHead(key, head{e.Number, e.Seq, e.Life})
+			if l.keys != nil {
+				l.keys.of(key).saw(key, &e, watchGrace)
+			}
 		}
 		return e, nil
 	}

@@ -7,25 +7,28 @@ import (
 	"github.com/headrace/headrace/internal/natsperm"
 )
 
-// streamsOf returns the names of the streams of cfg: those of logs, and all. With
-// userLimit the store of user limits is among them.
-func streamsOf(cfg *Config, userLimit bool) (logs, all []string) {
+// streamsOf returns the names of the streams of cfg: those of logs, those of the
+// state of maps, and all. With userLimit the store of user limits is among them.
+func streamsOf(cfg *Config, userLimit bool) (logs, keys, all []string) {
 	upper := strings.ToUpper(cfg.Prefix)
 	for _, ns := range cfg.Namespaces {
 		for partition := range ns.Partitions {
 			if ns.HistorySize > 0 {
 				logs = append(logs, upper+"_LOG_"+ns.Name+"_"+strconv.Itoa(partition))
 			}
+			if ns.Map != nil {
+				keys = append(keys, upper+"_KEYS_"+ns.Name+"_"+strconv.Itoa(partition))
+			}
 		}
 	}
-	all = append(all, logs...)
+	all = append(append(all, logs...), keys...)
 	if len(logs) > 0 {
 		all = append(all, upper+"_IN", upper+"_DEAD_in")
 	}
 	if userLimit {
 		all = append(all, userLimitStream(cfg.Prefix))
 	}
-	return logs, all
+	return logs, keys, all
 }
 
 func publishRule(subject, need string) natsperm.Rule {
@@ -36,7 +39,7 @@ func publishRule(subject, need string) natsperm.Rule {
 // streams are there already. userLimit says whether Store.UserLimit is used.
 func Permissions(cfg Config, userLimit bool) []natsperm.Rule {
 	cfg = cfg.withDefaults()
-	logs, all := streamsOf(&cfg, userLimit)
+	logs, keys, all := streamsOf(&cfg, userLimit)
 	var rules []natsperm.Rule
 	add := func(subject, need string) { rules = append(rules, publishRule(subject, need)) }
 	for _, name := range all {
@@ -47,7 +50,15 @@ func Permissions(cfg Config, userLimit bool) []natsperm.Rule {
 		add("$JS.API.DIRECT.GET."+name, "read entries")
 		add("$JS.API.STREAM.PURGE."+name, "remove a channel's history")
 	}
+	for _, name := range keys {
+		add("$JS.API.STREAM.MSG.GET."+name, "read a key at the leader")
+		add("$JS.API.DIRECT.GET."+name, "read state")
+		add("$JS.API.STREAM.PURGE."+name, "remove a channel's state, forget removed keys")
+	}
 	for _, ns := range cfg.Namespaces {
+		if ns.Map != nil {
+			add(cfg.Prefix+".key."+ns.Name+".>", "store the state of "+ns.Name)
+		}
 		if ns.HistorySize > 0 {
 			add(cfg.Prefix+".log."+ns.Name+".>", "append to the history of "+ns.Name)
 		}
@@ -69,7 +80,7 @@ func Permissions(cfg Config, userLimit bool) []natsperm.Rule {
 // streams of cfg, and to let them grow with it.
 func ProvisionPermissions(cfg Config, userLimit bool) natsperm.Set {
 	cfg = cfg.withDefaults()
-	logs, all := streamsOf(&cfg, userLimit)
+	logs, _, all := streamsOf(&cfg, userLimit)
 	s := natsperm.Set{Rules: []natsperm.Rule{{
 		Direction: natsperm.Subscribe, Subject: natsperm.InboxPrefix(cfg.Prefix) + ".>", Need: "answers",
 	}}}

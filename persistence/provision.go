@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
 
@@ -27,7 +28,7 @@ func (s *Store) logConfig(ns *router.Namespace, partition int) jetstream.StreamC
 		Storage:            storage,
 		Replicas:           s.cfg.Replicas,
 		Discard:            jetstream.DiscardOld,
-		Duplicates:         min(s.cfg.DuplicateWindow, ns.Retention),
+		Duplicates:         duplicates(s.cfg.DuplicateWindow, ns.Retention),
 		AllowDirect:        true,
 		AllowAtomicPublish: true,
 		RePublish: &jetstream.RePublish{
@@ -41,6 +42,15 @@ func (s *Store) logConfig(ns *router.Namespace, partition int) jetstream.StreamC
 			jet.MetaPartitions:  strconv.Itoa(ns.Partitions),
 		},
 	}
+}
+
+// duplicates is the duplicate window of a stream that keeps entries for retention,
+// 0 being for ever.
+func duplicates(window, retention time.Duration) time.Duration {
+	if retention == 0 {
+		return window
+	}
+	return min(window, retention)
 }
 
 // openStream provisions one partition and gets it ready for use.

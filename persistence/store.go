@@ -23,6 +23,7 @@ type Store struct {
 	req       *jet.Requester
 	metrics   *metrics
 	logs      map[string]*numberedLog // by namespace; those with history
+	keys      map[string]*keyStore    // by namespace; those whose channels are maps
 	streams   []*stream               // of all logs
 	ingest    *ingest                 // nil without logs
 }
@@ -49,7 +50,7 @@ func Open(ctx context.Context, nc *nats.Conn, cfg Config) (*Store, error) {
 	if err != nil {
 		return nil, fmt.Errorf("persistence: %w", err)
 	}
-	s := &Store{cfg: cfg, provision: jet.Provisioner{JS: js, Log: cfg.Log}, nc: nc, js: js, req: req, metrics: newMetrics(cfg.Metrics), logs: make(map[string]*numberedLog)}
+	s := &Store{cfg: cfg, provision: jet.Provisioner{JS: js, Log: cfg.Log}, nc: nc, js: js, req: req, metrics: newMetrics(cfg.Metrics), logs: make(map[string]*numberedLog), keys: make(map[string]*keyStore)}
 	if err := s.open(ctx); err != nil {
 		req.Close()
 		return nil, err
@@ -73,6 +74,11 @@ func (s *Store) open(ctx context.Context) error {
 		}
 		s.streams = append(s.streams, l.streams...)
 		s.logs[ns.Name] = l
+		if ns.Map != nil {
+			if err := s.openKeys(ctx, &ns, l); err != nil {
+				return err
+			}
+		}
 	}
 	if len(s.logs) == 0 {
 		return nil
@@ -116,6 +122,12 @@ func (s *Store) Run(ctx context.Context) error {
 	var wg sync.WaitGroup
 	for _, p := range s.streams {
 		wg.Go(func() { p.probe(ctx) })
+	}
+	for _, ks := range s.keys {
+		for _, p := range ks.parts {
+			wg.Go(func() { p.sweep(ctx) })
+			wg.Go(func() { newScanner(p).run(ctx) })
+		}
 	}
 	if s.ingest != nil {
 		wg.Go(func() { s.ingest.run(ctx) })

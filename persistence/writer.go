@@ -85,7 +85,7 @@ func (w *writer) storeOne(q *pending) {
 			if cause = w.settled(q, e); cause != nil {
 				continue
 			}
-			w.answer(q, e, false, nil)
+			w.finish(q, e)
 			return
 		}
 		h, err := w.head(q.deadline)
@@ -98,7 +98,16 @@ func (w *writer) storeOne(q *pending) {
 			w.answer(q, router.Entry{}, false, router.Unavailable("history", errOvertaken))
 			return
 		}
-		e := next(h, q.entry)
+		if q.plan != nil {
+			if cause = w.prepare(q, h); cause != nil && !temporary(cause) && w.noneLands(q, h) {
+				w.answer(q, router.Entry{}, false, cause)
+				return
+			} else if cause != nil {
+				w.p.heads.Remove(w.key)
+				continue
+			}
+		}
+		e := next(h, q)
 		ack, err := w.publish(q, &e, h.seq)
 		switch {
 		case err == nil && ack.Duplicate:
@@ -110,7 +119,7 @@ func (w *writer) storeOne(q *pending) {
 		case err == nil:
 			e.Seq = ack.Seq
 			w.p.heads.Add(w.key, head{e.Number, e.Seq, e.Life})
-			w.answer(q, e, false, nil)
+			w.finish(q, e)
 			return
 		case w.final(err):
 			w.answer(q, router.Entry{}, false, finalError(err))
@@ -148,10 +157,15 @@ func (w *writer) pause(q *pending, attempt int) bool {
 	return jet.Pause(ctx, attempt)
 }
 
-// next returns e as the successor of h. A life is born when there is none (W5).
-func next(h head, e router.Entry) router.Entry {
+// next returns q's entry as the successor of h. A life is born when there is none
+// (W5), or when q wants one.
+func next(h head, q *pending) router.Entry {
+	e := q.entry
 	e.Number, e.Life = h.number+1, h.life
-	if h.number == 0 {
+	if q.rebirth {
+		e.Number = 1
+	}
+	if e.Number == 1 {
 		e.Life = jet.NewID()
 		if planted.Bug(planted.RestartNumbers) {
 			e.Life = "always"
@@ -214,6 +228,10 @@ func (w *writer) answerDuplicate(q *pending, seq uint64) error {
 	if e.ID == q.entry.ID {
 		if err := w.settled(q, e); err != nil {
 			return err
+		}
+		if len(q.tried) > 0 {
+			w.finish(q, e)
+			return nil
 		}
 	} else {
 		lost, err := w.vanished(ctx, seq)
@@ -351,7 +369,7 @@ func (w *writer) storeBatch(group []*pending) bool {
 		entries := make([]router.Entry, len(group))
 		prev := h
 		for i, q := range group {
-			entries[i] = next(prev, q.entry)
+			entries[i] = next(prev, q)
 			prev = head{number: entries[i].Number, life: entries[i].Life}
 		}
 		ack, err := w.publishBatch(group[0], entries, h.seq)

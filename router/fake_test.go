@@ -181,6 +181,8 @@ type fakeStore struct {
 }
 
 func (s *fakeStore) Log(string) (Log, bool) { return s.log, true }
+
+func (s *fakeStore) Keys(string) (KeyStore, bool) { return nil, false }
 func (s *fakeStore) Healthy() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()

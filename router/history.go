@@ -95,9 +95,12 @@ func selectHistory(ns *Namespace, entries []Entry, req HistoryRequest) []*Public
 
 // HistoryRemove removes a channel's history; offsets go on.
 func (n *Node) HistoryRemove(ctx context.Context, channel string) error {
-	ch, _, log, err := n.resolveLog(channel)
+	ch, ns, log, err := n.resolveLog(channel)
 	if err != nil {
 		return err
+	}
+	if ns.Map != nil {
+		return Errorf(CodeNotAvailable, "the history of a map is removed with its state")
 	}
 	_, err = log.Clear(ctx, ch.Key())
 	return err

@@ -2,6 +2,7 @@ package router
 
 import (
 	"context"
+	"strings"
 	"time"
 )
 
@@ -16,9 +17,47 @@ type KeyMark struct {
 	ClientTime int64 // Unix milliseconds; 0 is unknown
 	// Keys is how many keys the channel has after the change.
 	Keys int
-	// Prev are the places of the key's older versions in the key store, newest
-	// first. The first one is what lay there before, of whatever life, or 0.
+	// Prev are the places of older versions in the key store, newest first. The
+	// first one is what lay there before, of whatever life, or 0 for nothing.
 	Prev []uint64
+}
+
+// Older returns the places of the older versions of the key's life that are still
+// known: the first one is that of Version - 1.
+func (m *KeyMark) Older() []uint64 {
+	return m.Prev[:min(uint64(len(m.Prev)), m.Version-1)]
+}
+
+// State returns the version that e stores; zero when it is none of a map's.
+func (e *Entry) State() StateEntry {
+	m := e.Mark
+	if m == nil {
+		return StateEntry{}
+	}
+	s := StateEntry{
+		Key: m.Key, Version: m.Version, Life: m.Life, Data: e.Data, Removed: m.Removed,
+		Time: time.UnixMilli(m.At), ClientTime: m.ClientTime, Offset: e.Number,
+	}
+	if m.Expires != 0 {
+		s.Expires = time.UnixMilli(m.Expires)
+	}
+	// As in newPublication: who made it is not known if somebody else wrote there.
+	if meta, err := DecodeMeta(e.Meta); err == nil {
+		s.Info, s.Tags = meta.Info, meta.Tags
+	}
+	return s
+}
+
+// EncodeToken maps any string to one NATS subject token, and different strings to
+// different tokens: EncodeKey with the dots escaped too.
+func EncodeToken(s string) string { return strings.ReplaceAll(EncodeKey(s), ".", "%2E") }
+
+// DecodeToken is the inverse of EncodeToken. It refuses what that does not produce.
+func DecodeToken(token string) (string, error) {
+	if strings.Contains(token, ".") {
+		return "", Errorf(CodeInvalid, "%q is not an encoded key", token)
+	}
+	return DecodeKey(strings.ReplaceAll(token, "%2E", "."))
 }
 
 // Decide judges a change against what is current of its key: the zero StateEntry
@@ -40,6 +79,7 @@ type KeyUpdate struct {
 	Meta       []byte
 	ClientTime int64
 	Expires    time.Time // zero is never; not used by removals
+	Bytes      int       // about how large the value is, while it waits
 	Decide     Decide
 }
 
@@ -55,6 +95,10 @@ type KeyStore interface {
 	// Get returns the newest version of key as the leaders know it, removed and
 	// expired ones included, and a position it reflects.
 	Get(ctx context.Context, channel, key string) (StateEntry, Position, error)
+
+	// Version returns a version of the key's current life, and CodeUnrecoverable when
+	// it is gone or never was.
+	Version(ctx context.Context, channel, key string, version uint64) (StateEntry, error)
 
 	// History returns up to limit versions of the key's current life, the newest
 	// first; limit 0 is all. Fewer than were stored means that the rest is gone.

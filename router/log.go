@@ -18,6 +18,8 @@ type Entry struct {
 	Cleared bool   // a marker left by Clear: it has a number and nothing to deliver
 	Meta    []byte // encoded Meta, or nil
 	Data    []byte // payload, raw
+	// Mark is set in the feeds of maps, except on markers left by a clear.
+	Mark *KeyMark
 }
 
 // NewEntry is what a writer supplies of an Entry.
@@ -107,6 +109,9 @@ type Log interface {
 // Store gives the log of each namespace with history.
 type Store interface {
 	Log(namespace string) (Log, bool)
+
+	// Keys gives the state of a namespace whose channels are maps.
+	Keys(namespace string) (KeyStore, bool)
 
 	// Healthy returns nil while the leaders of all streams were reached within
 	// the contact bound, else the reason (rule J2).

@@ -80,6 +80,15 @@ func (o MapOptions) WithDefaults() MapOptions {
 	return o
 }
 
+// WithDefaults returns ns with what is not set of its Map filled in.
+func (ns Namespace) WithDefaults() Namespace {
+	if ns.Map != nil {
+		m := ns.Map.WithDefaults()
+		ns.Map = &m
+	}
+	return ns
+}
+
 // Validate reports every problem of o at once.
 func (o *MapOptions) Validate() error {
 	var errs []error

@@ -70,7 +70,7 @@ func New(cfg Config) (*Node, error) {
 		started:    time.Now(),
 	}
 	for i := range cfg.Namespaces {
-		ns := cfg.Namespaces[i]
+		ns := cfg.Namespaces[i].WithDefaults()
 		if err := ns.Validate(); err != nil {
 			return nil, fmt.Errorf("router: %w", err)
 		}

@@ -22,6 +22,10 @@ func (n *Node) Publish(req PublishRequest, done func(Position, error)) {
 		done(Position{}, err)
 		return
 	}
+	if ns.Map != nil {
+		done(Position{}, errMapChannel)
+		return
+	}
 	data, err := checkPayload(ns.Payload, req.Data)
 	if err != nil {
 		done(Position{}, err)
@@ -90,6 +94,9 @@ func newPublication(e Entry) *Publication {
 	if meta, err := DecodeMeta(e.Meta); err == nil {
 		p.Info, p.Tags = meta.Info, meta.Tags
 	}
+	if m := e.Mark; m != nil {
+		p.Key, p.Version, p.Removed = m.Key, m.Version, m.Removed
+	}
 	return p
 }
 
@@ -113,3 +120,5 @@ func dedupID(user, key, idempotencyKey string) string {
 	}
 	return "i" + base64.RawURLEncoding.EncodeToString(h.Sum(nil)[:18])
 }
+
+var errMapChannel = Errorf(CodeNotAvailable, "the channel is a map: set its keys")

@@ -1,9 +1,6 @@
 package router
 
-import (
-	"context"
-	"time"
-)
+import "time"
 
 // StateEntry is a version of a key. The zero StateEntry stands for "never set, or
 // so long ago that nothing is known of it any more".
@@ -130,48 +127,3 @@ type StateStats struct {
 	Keys     int // expired ones that nobody swept yet included
 	Position Position
 }
-
-// ChangeState changes a key: one change at a time in a channel, over all nodes. A
-// change that is refused by its strategy is no error. Errors are *Error:
-// CodeInvalid, CodeLimit (key, value or channel too large), CodeNotAvailable (no
-// map), CodeUnavailable: it may have been stored; repeat it with the same
-// IdempotencyKey, or read.
-func (n *Node) ChangeState(ctx context.Context, channel string, c Change) (Changed, error) {
-	return Changed{}, errNoState
-}
-
-// SyncState makes up to MaxSync changes and answers each on its own. Changes of one
-// key take effect in order; a failed one does not keep those behind it from it.
-func (n *Node) SyncState(ctx context.Context, channel string, changes []Change) ([]ChangeResult, error) {
-	return nil, errNoState
-}
-
-// GetState returns a version of a key. Nothing there is the zero StateEntry when
-// the latest is asked for (or one with Removed set), and CodeUnrecoverable when a
-// version is asked for that is gone or never was.
-func (n *Node) GetState(ctx context.Context, channel, key string, opt GetOptions) (StateEntry, error) {
-	return StateEntry{}, errNoState
-}
-
-// KeyHistory returns up to limit stored versions of a key's current life, newest
-// first; limit 0 is all.
-func (n *Node) KeyHistory(ctx context.Context, channel, key string, limit int) ([]StateEntry, error) {
-	return nil, errNoState
-}
-
-// StatePage returns part of a channel's state: up to limit entries (at most
-// MaxStatePage; 0 is that) behind cursor, "" being the start.
-func (n *Node) StatePage(ctx context.Context, channel, cursor string, limit int) (StatePage, error) {
-	return StatePage{}, errNoState
-}
-
-// ClearState removes all keys of a channel. Subscribers are ended with
-// UnsubscribedStateInvalidated and read an empty state; versions start anew.
-func (n *Node) ClearState(ctx context.Context, channel string) error { return errNoState }
-
-// StateStats counts keys.
-func (n *Node) StateStats(ctx context.Context, channel string) (StateStats, error) {
-	return StateStats{}, errNoState
-}
-
-var errNoState = Errorf(CodeNotAvailable, "state is not available")

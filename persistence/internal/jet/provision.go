@@ -179,3 +179,6 @@ func (p *Provisioner) EnsurePlain(ctx context.Context, want jetstream.StreamConf
 	want.Metadata = map[string]string{MetaVersion: strconv.Itoa(ConfigVersion), MetaIncarnation: NewID()}
 	return p.Ensure(ctx, want)
 }
+
+// NewWriteID names one append; unique over all keys of a stream.
+func NewWriteID() string { return rand.Text() }

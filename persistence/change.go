@@ -1,0 +1,255 @@
+package persistence
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/headrace/headrace/persistence/internal/jet"
+	"github.com/headrace/headrace/router"
+)
+
+// change is a change of a key that waits for its turn in the channel. It belongs to
+// the channel's goroutine.
+type change struct {
+	p       *keyPart
+	channel string
+	update  router.KeyUpdate
+	// Set by prepare.
+	before  channelState
+	refusal router.Changed // when nothing is stored
+}
+
+var (
+	errRefused     = router.Errorf(router.CodeConflict, "refused")
+	errMovedOn     = errors.New("the channel moved on")
+	errOverwritten = errors.New("the newest entry was overwritten while it was read")
+)
+
+// Change implements router.KeyStore.
+func (ks *keyStore) Change(channel string, u router.KeyUpdate, done func(router.Changed, error)) {
+	ks.of(channel).change(channel, u, done)
+}
+
+func (p *keyPart) change(channel string, u router.KeyUpdate, done func(router.Changed, error)) {
+	c := &change{p: p, channel: channel, update: u}
+	p.feed.appendPlan(channel, u.ID, u.Bytes+len(u.Meta), c, func(e router.Entry, duplicate bool, err error) {
+		switch {
+		case errors.Is(err, errRefused):
+			done(c.refusal, nil)
+		case err != nil:
+			done(router.Changed{}, err)
+		default:
+			done(p.changed(e, duplicate), nil)
+		}
+	})
+}
+
+// changed is the answer to a change that e stored. An e without mark stands for a
+// duplicate whose original has been overwritten since.
+func (p *keyPart) changed(e router.Entry, duplicate bool) router.Changed {
+	c := router.Changed{Applied: true, Duplicate: duplicate, Entry: e.State()}
+	if e.Number > 0 {
+		c.Position = router.Position{Offset: e.Number, Epoch: router.LifeEpoch(p.feed.incarnation, e.Life)}
+	}
+	return c
+}
+
+// appendPlan queues an entry that c makes when its turn has come.
+func (p *stream) appendPlan(key, id string, bytes int, c plan, done func(router.Entry, bool, error)) {
+	if id == "" {
+		id = jet.NewWriteID()
+	}
+	q := &pending{entry: router.Entry{ID: id}, bytes: int64(bytes) + entryOverhead, plan: c, done: done}
+	if err := p.enqueue(key, q); err != nil {
+		go done(router.Entry{}, false, err)
+	}
+}
+
+// level returns what the channel looks like at h, with the newest entry in the image.
+func (p *keyPart) level(ctx context.Context, channel string, h head) (channelState, error) {
+	st, known := p.known.Get(channel)
+	if known && st.head == h {
+		return st, nil
+	}
+	next := channelState{head: h}
+	if h.number == 0 {
+		next.gen = p.current.generation()
+		return next, nil
+	}
+	var e router.Entry
+	err := p.feed.retrying(ctx, func(ctx context.Context) (err error) {
+		e, _, err = p.feed.get(ctx, getRequest{Seq: h.seq})
+		return err
+	})
+	if err != nil {
+		return next, jet.Unavailable("history", err)
+	}
+	if e.Seq != h.seq {
+		return next, errOverwritten // somebody was faster: the head is read again
+	}
+	next.entry = e
+	if known && st.head.life == e.Life && st.head.number+1 == e.Number {
+		next.gen = st.gen // nothing passed unseen
+	} else {
+		next.gen = p.current.generation()
+	}
+	if e.Mark != nil {
+		next.keys = e.Mark.Keys
+		err = p.keys.retrying(ctx, func(ctx context.Context) (err error) {
+			next.image, err = p.materialise(ctx, channel, &e, false)
+			return err
+		})
+		if err != nil {
+			return next, jet.Unavailable("state", err)
+		}
+		p.learn(channel, &next)
+	}
+	p.known.Add(channel, next)
+	return next, nil
+}
+
+// learn notes the newest entry of st as what its key is now.
+func (p *keyPart) learn(channel string, st *channelState) {
+	image := st.entry
+	image.Seq = st.image
+	p.current.put(keyID{channel, image.Mark.Key}, st.gen, image)
+}
+
+// newest returns what is current of key in a channel that is level at st: an entry
+// whose Seq is its place in the image. One of another life of the channel was
+// cleared: only its place counts.
+func (p *keyPart) newest(ctx context.Context, channel, key string, st *channelState) (e router.Entry, err error) {
+	id := keyID{channel, key}
+	if e, ok := p.current.get(id, st.gen); ok {
+		return e, nil
+	}
+	err = p.keys.retrying(ctx, func(ctx context.Context) (err error) {
+		e, _, err = p.image(ctx, channel, key)
+		return err
+	})
+	if err != nil {
+		return e, jet.Unavailable("state", err)
+	}
+	if e.Life != st.head.life {
+		e = router.Entry{Seq: e.Seq}
+	}
+	p.current.put(id, st.gen, e)
+	return e, nil
+}
+
+// prepare implements plan.
+func (c *change) prepare(ctx context.Context, h head) (router.Entry, error) {
+	st, err := c.p.level(ctx, c.channel, h)
+	if err != nil {
+		return router.Entry{}, err
+	}
+	cur, err := c.p.newest(ctx, c.channel, c.update.Key, &st)
+	if err != nil {
+		return router.Entry{}, err
+	}
+	c.before = st
+	e, err := c.judge(&st, &cur)
+	if err != nil {
+		// The compare-and-set proves what is stored, nothing proves a refusal: so it
+		// must not rest on what this edge remembers.
+		if now, err := c.p.feedHead(ctx, c.channel); err != nil {
+			return router.Entry{}, err
+		} else if now.Number != h.number || now.Number > 0 && now.Seq != h.seq {
+			return router.Entry{}, errMovedOn
+		}
+	}
+	if errors.Is(err, errRefused) {
+		err = c.repeated(ctx, cur)
+	}
+	return e, err
+}
+
+// judge returns the entry that the change makes of cur.
+func (c *change) judge(st *channelState, cur *router.Entry) (router.Entry, error) {
+	d, err := c.update.Decide(cur.State())
+	if err != nil {
+		return router.Entry{}, err
+	}
+	if d.Refuse != "" {
+		c.refusal = router.Changed{Reason: d.Refuse, Entry: cur.State()}
+		return router.Entry{}, errRefused
+	}
+	mark := c.mark(cur, d.Remove)
+	if mark.Keys > c.p.ns.Map.MaxKeys && mark.Keys > st.keys {
+		return router.Entry{}, router.Errorf(router.CodeLimit, "the channel has %d keys, as many as it may", st.keys)
+	}
+	return router.Entry{Meta: c.update.Meta, Data: d.Data, Mark: mark}, nil
+}
+
+// mark makes the mark of a change after cur.
+func (c *change) mark(cur *router.Entry, remove bool) *router.KeyMark {
+	m := &router.KeyMark{
+		Key: c.update.Key, Version: 1, Removed: remove,
+		At: time.Now().UnixMilli(), ClientTime: c.update.ClientTime, Keys: c.before.keys, Prev: []uint64{cur.Seq},
+	}
+	if !remove && !c.update.Expires.IsZero() {
+		m.Expires = c.update.Expires.UnixMilli()
+	}
+	was := false
+	if cur.Mark == nil {
+		m.Life = jet.NewID() // a life is born
+	} else {
+		m.Life, m.Version = cur.Mark.Life, cur.Mark.Version+1
+		was = !cur.Mark.Removed
+		older := cur.Mark.Older()
+		// The newest is a place of its own, and Prev names at least one.
+		m.Prev = append(m.Prev, older[:min(len(older), max(c.p.ns.Map.KeyHistory-2, 0))]...)
+	}
+	switch {
+	case was && remove:
+		m.Keys--
+	case !was && !remove:
+		m.Keys++
+	}
+	return m
+}
+
+// repeated looks for what an earlier attempt with the same id stored: its success may
+// be why this one is refused. NATS would not tell: it compares heads before ids.
+func (c *change) repeated(ctx context.Context, cur router.Entry) error {
+	if c.update.ID == "" || cur.Mark == nil {
+		return errRefused
+	}
+	found := cur
+	if cur.ID != c.update.ID {
+		versions, err := c.p.older(ctx, &cur, 0)
+		if err != nil {
+			return err
+		}
+		for _, e := range versions {
+			if e.ID == c.update.ID {
+				found = e
+			}
+		}
+	}
+	if found.ID == c.update.ID {
+		c.refusal = c.p.changed(found, true)
+	}
+	return errRefused
+}
+
+// stored implements plan.
+func (c *change) stored(ctx context.Context, e *router.Entry) error {
+	st := channelState{
+		head:  head{e.Number, e.Seq, e.Life},
+		entry: *e, keys: e.Mark.Keys, gen: c.before.gen,
+	}
+	var err error
+	if st.image, err = c.p.materialise(ctx, c.channel, e, true); err != nil {
+		return err
+	}
+	// An attempt that was found by looking back follows what it was prepared for.
+	if c.before.head.number+1 != e.Number || e.Number > 1 && c.before.head.life != e.Life {
+		st.gen = c.p.current.generation()
+	}
+	c.p.learn(c.channel, &st)
+	c.p.known.Add(c.channel, st)
+	c.p.saw(c.channel, e, 0)
+	return nil
+}
