@@ -39,6 +39,8 @@ func (s *Server) apiMethods() map[string]apiMethod {
 	queue, queueOnce := s.queueMethods()
 	maps.Copy(methods, queue)
 	maps.Copy(once, queueOnce)
+	maps.Copy(methods, s.mapMethods())
+	once["map_clear"] = strictMethod(s.apiMapClear)
 	for name, call := range once {
 		methods[name] = s.onlyOnce(name, call)
 	}

@@ -13,6 +13,8 @@ import (
 // must keep for the session to be tested: who is subscribed, and the order of
 // what it was asked.
 type fakeRouter struct {
+	fakeState
+
 	mu     sync.Mutex // guards the fields below
 	log    []string   // what was asked, in order
 	subs   map[string]map[*router.Subscription]bool
@@ -60,6 +62,9 @@ func (f *fakeRouter) Namespace(channel string) (*router.Namespace, error) {
 		return nil, err
 	}
 	ns := f.ns
+	if isFakeMap(channel) && ns.Map == nil {
+		ns.Map = &router.MapOptions{Mode: router.MapPersistent}
+	}
 	return &ns, nil
 }
 

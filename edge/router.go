@@ -8,6 +8,7 @@ import (
 
 // Router is what edge needs of router.Node; see there for the contracts.
 type Router interface {
+	StateRouter
 	Ready() error
 	Allow(op router.Op, channel string, who router.Access) error
 	Namespace(channel string) (*router.Namespace, error)
