@@ -265,7 +265,8 @@ func TestSecretsAreNeverTold(t *testing.T) {
 	}))
 	address := strings.TrimPrefix(nats.ClientURL(), "nats://")
 	file := fmt.Sprintf("log: {level: debug}\nnats: {url: %q, user: edge, password: secret-of-nats-1, replicas: 1}\n", "nats://edge:secret-of-nats-1@"+address) +
-		"client: {token: {hmac_secret_key: secret-of-tokens, hmac_previous_secret_key: secret-of-tokens-before}, subscription_token: {hmac_secret_key: secret-of-subscriptions}}\nhttp_api: {key: secret-of-the-api-1, keys: [secret-of-the-api-2]}\n" + chatNamespace
+		"client: {token: {hmac_secret_key: secret-of-tokens, hmac_previous_secret_key: secret-of-tokens-before}, subscription_token: {hmac_secret_key: secret-of-subscriptions}}\nhttp_api: {key: secret-of-the-api-1, keys: [secret-of-the-api-2]}\n" + chatNamespace +
+		`queues: [{name: q, webhook: {url: "http://u:secret-of-the-hook-1@127.0.0.1:1/", secret: secret-of-the-signature-now, previous_secret: secret-of-the-signature-before, headers: ["X-Key: secret-of-the-hook-2"]}}]`
 	path := filepath.Join(t.TempDir(), "h.yaml")
 	if err := os.WriteFile(path, []byte(file), 0o600); err != nil {
 		t.Fatal(err)
@@ -275,7 +276,7 @@ func TestSecretsAreNeverTold(t *testing.T) {
 		t.Fatal(err)
 	}
 	secrets := config.Secrets(cfg)
-	if len(secrets) < 7 {
+	if len(secrets) < 11 {
 		t.Fatalf("only %d secrets in the configuration", len(secrets))
 	}
 	r := startNode(t, file)

@@ -128,12 +128,12 @@ func (h *health) admit(t *turn, now time.Time) (v verdict, again time.Duration, 
 	return send, left, h.changed
 }
 
-// report learns from what came of t, and returns whether it was a try at an
-// endpoint that is down, and failed.
-func (h *health) report(t *turn, o *outcome) (vain bool) {
+// report learns from what came of t. vain: it was a try at an endpoint that is
+// down, and failed. turned: the endpoint went down or came up.
+func (h *health) report(t *turn, o *outcome) (vain, turned bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	now := time.Now()
+	now, was := time.Now(), h.down
 	if o.pause > 0 && now.Add(o.pause).After(h.paused) && !h.closed {
 		h.paused = now.Add(o.pause)
 		h.resume.Reset(o.pause)
@@ -159,7 +159,7 @@ func (h *health) report(t *turn, o *outcome) (vain bool) {
 		h.next = now.Add(jittered(h.interval))
 		vain = true
 	}
-	return vain
+	return vain, h.down != was
 }
 
 // keep lets t, tried in vain on its last attempt, wait on, unless too many do.

@@ -143,7 +143,10 @@ func (w *worker) try(j *router.Job) outcome {
 			return last
 		}
 		last = w.call(j)
-		vain := w.health.report(&t, &last)
+		vain, turned := w.health.report(&t, &last)
+		if turned { // the text may hold what the receiver said
+			w.log.Warn("webhook endpoint turned", "host", hostOf(w.caller.url), "result", last.result)
+		}
 		switch {
 		case last.result == unreachable: // it costs no attempt
 			continue
