@@ -71,7 +71,7 @@ func judge(status int, retryAfter string, now time.Time) outcome {
 	}
 	o.delay = min(after, maxRetryAfter)
 	if status == http.StatusTooManyRequests || status == http.StatusServiceUnavailable {
-		o.pause, o.sick = min(after, maxPause), false // it lives, and says when
+		o.pause, o.sick = min(after, maxPause), status == http.StatusServiceUnavailable
 	}
 	return o
 }

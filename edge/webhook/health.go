@@ -10,7 +10,7 @@ import (
 // What a node does while an endpoint fails.
 const (
 	// sickAfter failures in a row, of whatever jobs, and the endpoint is down. One
-	// without a connection is enough.
+	// without a connection is enough, and so is a 503 that says for how long.
 	sickAfter = 5
 	// While it is down, one job at a time is tried, first after probeFirst, then
 	// after twice as long each time, at most probeCap; up to a fifth is taken off at
@@ -149,7 +149,7 @@ func (h *health) report(t *turn, o *outcome) (vain, turned bool) {
 		}
 	case !h.down:
 		h.failures++
-		if h.failures >= sickAfter || o.result == unreachable {
+		if h.failures >= sickAfter || o.result == unreachable || o.pause > 0 {
 			h.down, h.trying, h.interval = true, nil, probeFirst
 			h.next = now.Add(jittered(h.interval))
 			h.tellLocked()

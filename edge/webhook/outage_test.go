@@ -57,14 +57,17 @@ func (c *tally) finished() int {
 // No job becomes a dead letter, all are done.
 func TestTenMinutesDown(t *testing.T) {
 	for name, tt := range map[string]struct {
-		gone   bool // no connection; else a gateway answers 502
+		gone   bool   // no connection; else a gateway answers 502
+		after  string // Retry-After with 503 instead of 502
 		jobs   int
 		within time.Duration // after the end of the outage, all are done
 	}{
-		"nobody listens":                    {true, 100, 3 * time.Minute},
-		"nobody listens, one job":           {true, 1, 3 * time.Minute},
-		"a gateway has no back end":         {false, 100, 7 * time.Minute},
-		"a gateway has no back end, 8 jobs": {false, 8, 7 * time.Minute},
+		"nobody listens":                    {true, "", 100, 3 * time.Minute},
+		"nobody listens, one job":           {true, "", 1, 3 * time.Minute},
+		"a gateway has no back end":         {false, "", 100, 7 * time.Minute},
+		"a gateway has no back end, 8 jobs": {false, "", 8, 7 * time.Minute},
+		"maintenance that says how long":    {false, "30", 100, 7 * time.Minute},
+		"maintenance, 8 jobs":               {false, "30", 8, 7 * time.Minute},
 	} {
 		t.Run(name, func(t *testing.T) {
 			natstest.Bubble(t, func(t *testing.T) {
@@ -76,7 +79,12 @@ func TestTenMinutesDown(t *testing.T) {
 				r := serve(t, func(w http.ResponseWriter, r *http.Request) {
 					up := time.Now().After(back)
 					seen.add(r.Header.Get("Webhook-Id"), up)
-					if !up {
+					switch {
+					case up:
+					case tt.after != "":
+						w.Header().Set("Retry-After", tt.after)
+						w.WriteHeader(http.StatusServiceUnavailable)
+					default:
 						w.WriteHeader(http.StatusBadGateway)
 					}
 				})

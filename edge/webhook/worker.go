@@ -152,8 +152,8 @@ func (w *worker) try(j *router.Job) outcome {
 			continue
 		case vain && j.Attempt >= j.MaxAttempts && w.health.keep(&t):
 			continue
-		case vain && last.delay == 0:
-			last.delay = jittered(downDelay)
+		case vain:
+			last.delay = max(last.delay, jittered(downDelay))
 		}
 		return last
 	}
