@@ -1,7 +1,6 @@
 package webhook
 
 import (
-	"fmt"
 	"io"
 	"net/http"
 	"strings"
@@ -10,53 +9,63 @@ import (
 	"time"
 )
 
+// answer returns a receiver that answers with a status and headers.
+func answer(status int, headers ...string) http.HandlerFunc {
+	return func(w http.ResponseWriter, _ *http.Request) {
+		for i := 0; i < len(headers); i += 2 {
+			w.Header().Set(headers[i], headers[i+1])
+		}
+		w.WriteHeader(status)
+		_, _ = io.WriteString(w, "because\x1b[31m\r\nof  this")
+	}
+}
+
+// hijacked returns one that sends text and closes the connection.
+func hijacked(text string) http.HandlerFunc {
+	return func(w http.ResponseWriter, _ *http.Request) {
+		c, _, err := w.(http.Hijacker).Hijack()
+		if err != nil {
+			panic(err)
+		}
+		_, _ = io.WriteString(c, text)
+		c.Close()
+	}
+}
+
+func hang(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() }
+
+// drip returns one whose body never ends, a byte at a time.
+func drip(status int) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		w.WriteHeader(status)
+		for r.Context().Err() == nil {
+			_, _ = w.Write([]byte("x"))
+			w.(http.Flusher).Flush()
+			time.Sleep(100 * time.Millisecond) // virtual: the drip
+		}
+	}
+}
+
+func huge(w http.ResponseWriter, r *http.Request) {
+	w.WriteHeader(http.StatusInternalServerError)
+	for b := make([]byte, 1<<20); r.Context().Err() == nil; {
+		if _, err := w.Write(b); err != nil {
+			return
+		}
+	}
+}
+
+type answerCase struct {
+	h     http.HandlerFunc
+	want  string // of the error, "" is an ack
+	final bool
+	delay time.Duration
+	took  time.Duration // at most
+}
+
 // TestAnswers is the table of docs/queue.md, over the wire.
 func TestAnswers(t *testing.T) {
-	answer := func(status int, headers ...string) http.HandlerFunc {
-		return func(w http.ResponseWriter, _ *http.Request) {
-			for i := 0; i < len(headers); i += 2 {
-				w.Header().Set(headers[i], headers[i+1])
-			}
-			w.WriteHeader(status)
-			_, _ = io.WriteString(w, "because\x1b[31m\r\nof  this")
-		}
-	}
-	hijacked := func(text string) http.HandlerFunc {
-		return func(w http.ResponseWriter, _ *http.Request) {
-			c, _, err := w.(http.Hijacker).Hijack()
-			if err != nil {
-				panic(err)
-			}
-			_, _ = io.WriteString(c, text)
-			c.Close()
-		}
-	}
-	hang := func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() }
-	drip := func(status int) http.HandlerFunc {
-		return func(w http.ResponseWriter, r *http.Request) {
-			w.WriteHeader(status)
-			for r.Context().Err() == nil {
-				_, _ = w.Write([]byte("x"))
-				w.(http.Flusher).Flush()
-				time.Sleep(100 * time.Millisecond) // virtual: the drip
-			}
-		}
-	}
-	huge := func(w http.ResponseWriter, r *http.Request) {
-		w.WriteHeader(http.StatusInternalServerError)
-		for b := make([]byte, 1<<20); r.Context().Err() == nil; {
-			if _, err := w.Write(b); err != nil {
-				return
-			}
-		}
-	}
-	for name, tt := range map[string]struct {
-		h     http.HandlerFunc
-		want  string // of the error, "" is an ack
-		final bool
-		delay time.Duration
-		took  time.Duration // at most
-	}{
+	for name, tt := range map[string]answerCase{
 		"200":                         {h: answer(200)},
 		"204":                         {h: func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(204) }},
 		"202 with a slow drip":        {h: drip(202), took: 2 * time.Second},
@@ -84,30 +93,30 @@ func TestAnswers(t *testing.T) {
 		"huge body":                   {h: huge, want: "500 Internal Server Error"},
 		"500 with a slow drip":        {h: drip(500), want: "500 Internal Server Error: xx", took: 2 * time.Second},
 	} {
-		t.Run(name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
-				r, q := serve(t, tt.h), newFakeQueue()
-				_, stop := work(t, q, testEndpoint(), r.dial)
-				began := time.Now()
-				q.put(testJob("1"))
-				e := q.next(t)
-				took := time.Since(began)
-				stop()
-				r.stop()
-				if took > max(tt.took, time.Second) {
-					t.Errorf("took %v", took)
-				}
-				if tt.want == "" || e.nack == nil {
-					if (tt.want == "") != (e.nack == nil) {
-						t.Errorf("ended as %+v, want %q", e.nack, tt.want)
-					}
-					return
-				}
-				if !strings.Contains(e.nack.Error, tt.want) || len(e.nack.Error) > 1024 || e.nack.Final != tt.final || e.nack.Delay != tt.delay {
-					t.Errorf("ended as %+v", e.nack)
-				}
-			})
-		})
+		t.Run(name, func(t *testing.T) { synctest.Test(t, tt.run) })
+	}
+}
+
+func (tt *answerCase) run(t *testing.T) {
+	r, q := serve(t, tt.h), newFakeQueue()
+	_, stop := work(t, q, testEndpoint(), r.dial)
+	began := time.Now()
+	q.put(testJob("1"))
+	e := q.next(t)
+	took := time.Since(began)
+	stop()
+	r.stop()
+	if took > max(tt.took, time.Second) {
+		t.Errorf("took %v", took)
+	}
+	if tt.want == "" || e.nack == nil {
+		if (tt.want == "") != (e.nack == nil) {
+			t.Errorf("ended as %+v, want %q", e.nack, tt.want)
+		}
+		return
+	}
+	if !strings.Contains(e.nack.Error, tt.want) || len(e.nack.Error) > 1024 || e.nack.Final != tt.final || e.nack.Delay != tt.delay {
+		t.Errorf("ended as %+v", e.nack)
 	}
 }
 
@@ -137,7 +146,7 @@ func TestRetryAfterForms(t *testing.T) {
 		"Sat Jan  1 00:00:50 2000": 50 * time.Second, "Fri, 31 Dec 1999 23:59:59 GMT": 0,
 	} {
 		if d, ok := parseRetryAfter(s, now); d != want || ok != (want > 0) {
-			t.Error(fmt.Sprintf("%q is %v", s, d))
+			t.Errorf("%q is %v", s, d)
 		}
 	}
 }
