@@ -45,6 +45,9 @@ type plan interface {
 	// stored runs when e was stored, before any other entry of the key that this
 	// edge appends. On error the append has failed: it may have been stored.
 	stored(ctx context.Context, e *router.Entry) error
+	// lost is told that somebody else stored an entry first. It returns a newer head
+	// if it knows one.
+	lost(h head) (head, bool)
 }
 
 // budget bounds the bytes that wait in all queues of a namespace.

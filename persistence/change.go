@@ -77,20 +77,18 @@ func (p *keyPart) level(ctx context.Context, channel string, h head) (channelSta
 		next.gen = p.current.generation()
 		return next, nil
 	}
-	var e router.Entry
-	err := p.feed.retrying(ctx, func(ctx context.Context) (err error) {
-		e, _, err = p.feed.get(ctx, getRequest{Seq: h.seq})
-		return err
-	})
+	passed := p.after(channel, st.head, h.seq)
+	e, err := p.entryAt(ctx, h, passed)
 	if err != nil {
-		return next, jet.Unavailable("history", err)
-	}
-	if e.Seq != h.seq {
-		return next, errOverwritten // somebody was faster: the head is read again
+		return next, err
 	}
 	next.entry = e
-	if known && st.head.life == e.Life && st.head.number+1 == e.Number {
+	if known && st.head.life == e.Life && e.Number > st.head.number && e.Number <= st.head.number+uint64(max(len(passed), 1)) {
 		next.gen = st.gen // nothing passed unseen
+		for i := range len(passed) - 1 {
+			// Where their images lie is not known.
+			p.current.drop(keyID{channel, markedKey(passed[i])})
+		}
 	} else {
 		next.gen = p.current.generation()
 	}
@@ -107,6 +105,24 @@ func (p *keyPart) level(ctx context.Context, channel string, h head) (channelSta
 	}
 	p.known.Add(channel, next)
 	return next, nil
+}
+
+// entryAt returns the entry at h: the last one of passed, or else from the leader.
+func (p *keyPart) entryAt(ctx context.Context, h head, passed []router.Entry) (e router.Entry, err error) {
+	if len(passed) > 0 {
+		return passed[len(passed)-1], nil
+	}
+	err = p.feed.retrying(ctx, func(ctx context.Context) (err error) {
+		e, _, err = p.feed.get(ctx, getRequest{Seq: h.seq})
+		return err
+	})
+	if err != nil {
+		return e, jet.Unavailable("history", err)
+	}
+	if e.Seq != h.seq {
+		return e, errOverwritten // somebody was faster: the head is read again
+	}
+	return e, nil
 }
 
 // learn notes the newest entry of st as what its key is now.
@@ -252,4 +268,11 @@ func (c *change) stored(ctx context.Context, e *router.Entry) error {
 	c.p.known.Add(c.channel, st)
 	c.p.saw(c.channel, e, 0)
 	return nil
+}
+
+// lost implements plan.
+func (c *change) lost(h head) (head, bool) {
+	c.p.contended(c.channel)
+	newer, ok := c.p.newestSeen(c.channel)
+	return newer, ok && newer.seq > h.seq
 }

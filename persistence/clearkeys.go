@@ -69,3 +69,6 @@ func (c *clearing) stored(ctx context.Context, e *router.Entry) error {
 	}
 	return purge(c.p.feed, c.p.feed.filter(c.channel), e.Seq)
 }
+
+// lost implements plan.
+func (c *clearing) lost(head) (head, bool) { return head{}, false }

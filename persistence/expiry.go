@@ -97,12 +97,14 @@ func (q *expiryQueue) again(x *expiring, at time.Time) {
 func (p *keyPart) sweep(ctx context.Context) {
 	tick := time.NewTicker(sweepEvery)
 	defer tick.Stop()
+	defer p.tails.prune(true)
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-tick.C:
 		}
+		p.tails.prune(false)
 		for {
 			all := p.expiry.due(time.Now(), sweepAtOnce)
 			var wg sync.WaitGroup

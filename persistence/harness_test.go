@@ -111,10 +111,7 @@ func (env *environment) stores(t *testing.T, n int) []*Store {
 
 // conform runs f on every kind of installation.
 func conform(t *testing.T, f func(t *testing.T, env *environment)) {
-	t.Run("R1 file", func(t *testing.T) {
-		srv := natstest.Run(t)
-		f(t, &environment{replicas: 1, conn: func(int) *nats.Conn { return srv.Conn(ConnectOptions()...) }})
-	})
+	t.Run("R1 file", func(t *testing.T) { f(t, single(t)) })
 	t.Run("R1 memory", func(t *testing.T) {
 		srv := natstest.Run(t)
 		f(t, &environment{replicas: 1, memory: true, conn: func(int) *nats.Conn { return srv.Conn(ConnectOptions()...) }})
@@ -124,8 +121,14 @@ func conform(t *testing.T, f func(t *testing.T, env *environment)) {
 	})
 }
 
+// single starts one server.
+func single(t testing.TB) *environment {
+	srv := natstest.Run(t)
+	return &environment{replicas: 1, conn: func(int) *nats.Conn { return srv.Conn(ConnectOptions()...) }}
+}
+
 // replicated starts a cluster of three.
-func replicated(t *testing.T) *environment {
+func replicated(t testing.TB) *environment {
 	c := natstest.NewCluster(t, 3)
 	return &environment{
 		replicas: 3, cluster: c,

@@ -74,6 +74,13 @@ func (c *keyCache) get(id keyID, gen uint64) (router.Entry, bool) {
 	return k.entry, true
 }
 
+// drop forgets a key.
+func (c *keyCache) drop(id keyID) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.keys.Remove(id)
+}
+
 func (c *keyCache) put(id keyID, gen uint64, e router.Entry) {
 	c.mu.Lock()
 	defer c.mu.Unlock()

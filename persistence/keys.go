@@ -39,6 +39,7 @@ type keyPart struct {
 	// settled has the newest entries that readers found in the image.
 	settled *lru.Cache[string, settled]
 	expiry  *expiryQueue
+	tails   tails
 }
 
 // The image's subjects: heads + channel + two digits of the key's hash + key, the
@@ -97,6 +98,7 @@ func (s *Store) openKeys(ctx context.Context, ns *router.Namespace, l *numberedL
 			panic(err)
 		}
 		p := &keyPart{ns: &ks.ns, feed: feed, keys: keys, known: known, settled: read, current: newKeyCache(), expiry: newExpiryQueue()}
+		p.tails.nc, p.tails.byChannel = s.nc, make(map[string]*tail)
 		ks.parts = append(ks.parts, p)
 		s.streams = append(s.streams, keys)
 	}

@@ -51,3 +51,15 @@ func (w *writer) noneLands(q *pending, h head) bool {
 	q.refused = h.number >= slices.Max(q.tried)
 	return false
 }
+
+// forgetHead is what follows a failed attempt on h: the head is not known any more,
+// unless q's plan knows better.
+func (w *writer) forgetHead(q *pending, h head, err error) {
+	if q.plan != nil && conflicted(err) {
+		if newer, ok := q.plan.lost(h); ok {
+			w.p.heads.Add(w.key, newer)
+			return
+		}
+	}
+	w.p.heads.Remove(w.key)
+}

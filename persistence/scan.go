@@ -24,6 +24,8 @@ import (
 type scanner struct {
 	p     *keyPart
 	every time.Duration
+	// keep is how long a removed key is remembered.
+	keep time.Duration
 
 	// Owned by run.
 	lease uint64 // where this edge's last lease lies
@@ -50,7 +52,7 @@ const (
 )
 
 func newScanner(p *keyPart) *scanner {
-	return &scanner{p: p, every: scanEvery, tombs: make(map[string]tomb)}
+	return &scanner{p: p, every: scanEvery, keep: p.ns.Map.TombstoneTTL, tombs: make(map[string]tomb)}
 }
 
 func (s *scanner) run(ctx context.Context) {
@@ -175,7 +177,7 @@ func (p *keyPart) channelOf(subject string) (string, bool) {
 
 // forget purges keys that were removed long ago.
 func (s *scanner) forget(ctx context.Context) error {
-	old := time.Now().Add(-s.p.ns.Map.TombstoneTTL)
+	old := time.Now().Add(-s.keep)
 	for _, subject := range slices.Collect(maps.Keys(s.tombs)) {
 		t := s.tombs[subject]
 		if t.at.After(old) {

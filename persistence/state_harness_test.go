@@ -136,3 +136,10 @@ func readAll(ctx context.Context, e *edge, limit int) (map[string]router.StateEn
 	}
 	return state, first, nil
 }
+
+// forgetAll is what the end of an edge does.
+func (q *expiryQueue) forgetAll() {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.heap, q.byID = nil, make(map[keyID]*expiring)
+}

@@ -126,7 +126,7 @@ func (w *writer) storeOne(q *pending) {
 			return
 		}
 		cause = err
-		w.p.heads.Remove(w.key)
+		w.forgetHead(q, h, err)
 		if w.note(err) {
 			q.tried = append(q.tried, e.Number)
 		}
@@ -154,6 +154,11 @@ func (w *writer) note(err error) (ambiguous bool) {
 func (w *writer) pause(q *pending, attempt int) bool {
 	ctx, cancel := context.WithDeadline(context.Background(), q.deadline)
 	defer cancel()
+	if q.plan != nil {
+		// The others in a channel are few, one for each edge, and follow what is
+		// stored: who waits long loses again.
+		return jet.PauseBriefly(ctx, attempt)
+	}
 	return jet.Pause(ctx, attempt)
 }
 

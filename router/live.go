@@ -52,6 +52,8 @@ type liveChannel struct {
 	// doubtSince is since when the leader has told an older head than ours.
 	doubtSince time.Time
 	ring       ring
+	// stateGen changes whenever entries may have passed unseen, see stateCache.
+	stateGen uint64
 
 	out   []Push // accepted in this pass, delivered at its end
 	dirty bool   // queued in sh.dirty
@@ -203,10 +205,14 @@ func (c *liveChannel) accept(e Entry) {
 		c.ring.complete = true
 	}
 	c.setHead(e)
+	c.learnState(&e)
 	c.growRing(c.ring.push(newRingEntry(e, pub), c.ns.HistorySize))
 }
 
 func (c *liveChannel) setHead(e Entry) {
+	if e.Number != c.head.Number+1 || e.Life != c.head.Life {
+		c.stateGen++
+	}
 	e.Data, e.Meta = nil, nil
 	c.head = e
 }
@@ -241,6 +247,7 @@ func (c *liveChannel) dropAll(reason UnsubscribeReason) {
 	c.idleAt = time.Now()
 	c.out = nil
 	c.dropRing()
+	c.stateGen++
 	c.head = Entry{Seq: c.head.Seq}
 	c.firstSeq = 0
 }

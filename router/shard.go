@@ -1,6 +1,7 @@
 package router
 
 import (
+	"runtime"
 	"sync"
 	"time"
 
@@ -30,6 +31,7 @@ type shard struct {
 	checks   [len(checkDelays)][]check              // per delay, oldest first
 	rings    *simplelru.LRU[*liveChannel, struct{}] // channels with a ring, oldest use first
 	ringSize int64                                  // bytes of all rings
+	states   *stateCache                            // keys of maps
 	sweepAt  time.Time                              // next comparison of all channels
 	idleAt   time.Time                              // next look for channels nobody uses
 }
@@ -51,6 +53,7 @@ func newShard(n *Node) *shard {
 	// The count is not what bounds it (bytes are, see growRing), so the limit is
 	// out of reach. NewLRU fails for a limit below 1 only.
 	sh.rings, _ = simplelru.NewLRU[*liveChannel, struct{}](1<<30, nil)
+	sh.states = newStateCache(stateCacheBytes / runtime.GOMAXPROCS(0))
 	return sh
 }
 

@@ -55,7 +55,9 @@ func (ns *Namespace) decide(c *Change) Decide {
 			return Decision{Refuse: ReasonConflict}, nil
 		}
 		if c.Remove {
-			if !present {
+			// With a time it must be remembered even if there is nothing: a change made
+			// before it may still arrive.
+			if !present && (c.Strategy != StrategyLastWriteWins || c.Time == 0) {
 				return Decision{Refuse: ReasonMissing}, nil
 			}
 			return Decision{Remove: true}, nil

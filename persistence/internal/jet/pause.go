@@ -27,9 +27,19 @@ func Backoff(attempt int) time.Duration {
 	return d/2 + rand.N(d/2)
 }
 
+// PauseBriefly is Pause with a random wait of up to 0.25 ms that doubles every fourth
+// attempt, up to 64 ms.
+func PauseBriefly(ctx context.Context, attempt int) bool {
+	return sleep(ctx, rand.N(250*time.Microsecond<<min(attempt/4, 8)))
+}
+
 // Pause waits before the next attempt. It returns false when ctx ended.
 func Pause(ctx context.Context, attempt int) bool {
-	t := time.NewTimer(Backoff(attempt))
+	return sleep(ctx, Backoff(attempt))
+}
+
+func sleep(ctx context.Context, d time.Duration) bool {
+	t := time.NewTimer(d)
 	defer t.Stop()
 	select {
 	case <-t.C:
