@@ -3,11 +3,9 @@ package main
 import (
 	"net/http"
 	"net/http/pprof"
-	"time"
 
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
-	"github.com/headrace/headrace/edge/token"
 	"github.com/headrace/headrace/internal/config"
 	"github.com/headrace/headrace/internal/webui"
 )
@@ -28,7 +26,7 @@ func (n *node) clientHandler(cfg config.Config) http.Handler {
 		mux.HandleFunc("/api/", apiElsewhere)
 	}
 	if cfg.Demo {
-		mux.Handle("/", webui.Handler(demoTokens(cfg.Client.Token)))
+		mux.Handle("/", webui.Handler(demoTokens(cfg), n.demoQueues))
 	}
 	return mux
 }
@@ -61,19 +59,4 @@ func apiElsewhere(w http.ResponseWriter, _ *http.Request) {
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(http.StatusNotFound)
 	w.Write([]byte(`{"error":{"code":404,"message":"the API is on the internal listener"}}` + "\n")) //nolint:errcheck // the peer is gone then
-}
-
-// demoTTL is the life of the demo's tokens; the page asks for new ones.
-const demoTTL = time.Hour
-
-// demoTokens mints connection tokens for the demo page.
-func demoTokens(cfg config.Token) webui.Mint {
-	return func(user string, info []byte) (string, error) {
-		s, err := token.NewHMACSigner(cfg.HMACSecretKey)
-		if err != nil {
-			return "", err
-		}
-		s.Audience, s.Issuer = cfg.Audience, cfg.Issuer
-		return s.Connection(token.Connection{User: user, Info: info, ExpireAt: time.Now().Add(demoTTL).Unix()}, nil)
-	}
 }

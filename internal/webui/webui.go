@@ -1,5 +1,5 @@
-// Package webui serves the demo page: a chat room that shows what the cluster
-// does. Everything is embedded in the binary; the page loads nothing from
+// Package webui serves the demo: a chat room that shows what the cluster does, and
+// a page to push jobs and work on them. Everything is embedded in the binary; the page loads nothing from
 // elsewhere.
 package webui
 
@@ -30,8 +30,9 @@ const (
 // contentPolicy lets the page load its own files and talk to its own host only.
 const contentPolicy = "default-src 'self'; connect-src 'self' ws: wss:; img-src 'self' data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 
-// Handler serves the page at / and its tokens at POST /demo/token.
-func Handler(mint Mint) http.Handler {
+// Handler serves the pages at / and /queue.html, their tokens at POST /demo/token,
+// and the state of the queues at GET /demo/queues; queues may be nil.
+func Handler(mint Mint, queues Queues) http.Handler {
 	files, err := fs.Sub(static, "static")
 	if err != nil { // cannot happen: the directory is embedded
 		panic("webui: " + err.Error())
@@ -39,6 +40,9 @@ func Handler(mint Mint) http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle("GET /", http.FileServerFS(files))
 	mux.Handle("POST /demo/token", tokens(mint))
+	if queues != nil {
+		mux.Handle("GET /demo/queues", (&states{queues: queues}).handler())
+	}
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		h := w.Header()
 		h.Set("Content-Security-Policy", contentPolicy)

@@ -1,6 +1,8 @@
 package webui
 
 import (
+	"context"
+	"errors"
 	"io/fs"
 	"net/http"
 	"net/http/httptest"
@@ -10,8 +12,8 @@ import (
 )
 
 func TestPageAndItsFilesAreServed(t *testing.T) {
-	h := Handler(nil)
-	for _, path := range []string{"/", "/app.js", "/style.css", "/vendor/centrifuge.js", "/vendor/LICENSE.centrifuge"} {
+	h := Handler(nil, nil)
+	for _, path := range []string{"/", "/app.js", "/style.css", "/queue.html", "/queue.js", "/queue.css", "/vendor/centrifuge.js", "/vendor/LICENSE.centrifuge"} {
 		w := httptest.NewRecorder()
 		h.ServeHTTP(w, httptest.NewRequest(http.MethodGet, path, nil))
 		if w.Code != http.StatusOK || w.Body.Len() == 0 {
@@ -45,7 +47,7 @@ func TestTokens(t *testing.T) {
 	h := Handler(func(user string, info []byte) (string, error) {
 		minted = append(minted, user+" "+string(info))
 		return "signed", nil
-	})
+	}, nil)
 	const good = `{"device":"0123456789abcdef","name":" Ada ","color":"#112233"}`
 	for name, tt := range map[string]struct {
 		body, contentType string
@@ -72,5 +74,33 @@ func TestTokens(t *testing.T) {
 	}
 	if len(minted) != 2 || minted[0] != minted[1] || !strings.Contains(minted[0], `"name":"Ada"`) {
 		t.Errorf("minted %q, want the same user twice", minted)
+	}
+}
+
+func TestStateOfQueues(t *testing.T) {
+	asked, fail := 0, true
+	h := Handler(nil, func(context.Context) ([]QueueState, error) {
+		if asked++; fail {
+			return nil, errors.New("secret detail")
+		}
+		return []QueueState{{Queue: "jobs", High: 1, OldestSeconds: 1.5}}, nil
+	})
+	get := func() *httptest.ResponseRecorder {
+		w := httptest.NewRecorder()
+		h.ServeHTTP(w, httptest.NewRequest(http.MethodGet, "/demo/queues", nil))
+		return w
+	}
+	if w := get(); w.Code != http.StatusServiceUnavailable || strings.Contains(w.Body.String(), "secret") {
+		t.Errorf("without an answer: %d %s", w.Code, w.Body)
+	}
+	fail = false
+	for range 3 {
+		want := `{"queues":[{"queue":"jobs","high":1,"medium":0,"low":0,"in_flight":0,"scheduled":0,"dead":0,"oldest_seconds":1.5,"paused":false}]}`
+		if w := get(); w.Code != http.StatusOK || w.Body.String() != want {
+			t.Errorf("%d %s", w.Code, w.Body)
+		}
+	}
+	if asked != 2 {
+		t.Errorf("the queues were asked %d times, want once for three pages", asked)
 	}
 }
