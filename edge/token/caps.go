@@ -44,7 +44,7 @@ type capClaim struct {
 // opNames are the operations as claims spell them.
 var opNames = map[string]router.Ops{
 	"sub": router.OpsOf(router.OpSubscribe),
-	"pub": router.OpsOf(router.OpPublish, router.OpRemove), // who may set a key to nothing may remove it
+	"pub": router.OpsOf(router.OpPublish),
 	"hst": router.OpsOf(router.OpHistory),
 	"prs": router.OpsOf(router.OpPresence),
 	"dlq": router.OpsOf(router.OpDeadLetters),
