@@ -40,6 +40,7 @@ func (s *Server) apiMethods() map[string]apiMethod {
 	maps.Copy(methods, queue)
 	maps.Copy(once, queueOnce)
 	maps.Copy(methods, s.mapMethods())
+	maps.Copy(methods, s.stateMethods())
 	once["map_clear"] = strictMethod(s.apiMapClear)
 	for name, call := range once {
 		methods[name] = s.onlyOnce(name, call)

@@ -22,7 +22,7 @@ type builtin func(ctx context.Context, s *session, data []byte) (any, error)
 // builtinPrefixes are the beginnings of methods that never go to a back end. What
 // has one and is not known is error 104; none of them needs rpc.allow, each has
 // rules of its own.
-var builtinPrefixes = []string{"queue."}
+var builtinPrefixes = []string{"queue.", "state."}
 
 // builtinMethods returns the table of all built-in methods. Each feature has a
 // part of it in a file of its own.
@@ -30,6 +30,7 @@ func (s *Server) builtinMethods() map[string]builtin {
 	all := make(map[string]builtin)
 	for _, part := range []map[string]builtin{
 		s.queueBuiltins(),
+		s.stateBuiltins(),
 	} {
 		maps.Copy(all, part)
 	}

@@ -26,7 +26,8 @@ type fakeRouter struct {
 	ns     router.Namespace
 	ready  error
 	api    router.API
-	rpc    func(router.RPCRequest) ([]byte, error) // nil: no rpc is configured
+	rpc    func(router.RPCRequest) ([]byte, error)    // nil: no rpc is configured
+	rules  func(op router.Op, who router.Access) bool // nil: all but the channel "secret" is allowed
 }
 
 func newFakeRouter() *fakeRouter {
@@ -51,6 +52,9 @@ func (f *fakeRouter) Ready() error {
 }
 
 func (f *fakeRouter) Allow(op router.Op, channel string, who router.Access) error {
+	if f.rules != nil && !who.Insecure && !f.rules(op, who) {
+		return router.Errorf(router.CodeDenied, "permission denied")
+	}
 	if who.Insecure || channel != "secret" || who.Invited.Has(op) {
 		return nil
 	}

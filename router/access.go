@@ -19,6 +19,10 @@ func OpsOf(ops ...Op) (set Ops) {
 // Has reports whether op is in o.
 func (o Ops) Has(op Op) bool { return o&(1<<op) != 0 }
 
+// grant reports whether tokens with o let somebody do op. Who may publish to a map
+// may set a key to nothing, so the same grant removes keys.
+func (o Ops) grant(op Op) bool { return o.Has(op) || op == OpRemove && o.Has(OpPublish) }
+
 // Allow returns nil when who may do op in channel by the namespace's rules or by
 // what the tokens grant, else an *Error. Nothing that allows it means no.
 func (n *Node) Allow(op Op, channel string, who Access) error {
@@ -29,7 +33,7 @@ func (n *Node) Allow(op Op, channel string, who Access) error {
 	if ns.nameRule != nil && !ns.nameRule.MatchString(ch.Name) {
 		return Errorf(CodeInvalid, "channels of namespace %q have names of another form", ns.Name)
 	}
-	if who.Insecure || who.Invited.Has(op) || ns.allows(op, ch.Name, who) {
+	if who.Insecure || who.Invited.grant(op) || ns.allows(op, ch.Name, who) {
 		return nil
 	}
 	return Errorf(CodeDenied, "permission denied")
@@ -44,7 +48,7 @@ func (ns *Namespace) allows(op Op, name string, who Access) bool {
 	rule := func(clients, anonymous, subscribers bool) bool {
 		return !outside && clients && (who.User != "" || anonymous) || subscribers && who.Subscribed
 	}
-	if !outside && who.Granted.Has(op) {
+	if !outside && who.Granted.grant(op) {
 		return true
 	}
 	switch op {

@@ -36,6 +36,32 @@ func TestUserLimitedChannels(t *testing.T) {
 	}
 }
 
+func TestRemovingKeys(t *testing.T) {
+	ns := &Namespace{Name: "map", AllowPublish: true, Map: &MapOptions{}}
+	users := &Namespace{Name: "map", Map: &MapOptions{AllowRemove: true}}
+	subscribers := &Namespace{Name: "map", Map: &MapOptions{AllowRemoveSubscriber: true}}
+	for name, tt := range map[string]struct {
+		ns   *Namespace
+		who  Access
+		want bool
+	}{
+		"not by the rule for publishing":      {ns, Access{User: "42"}, false},
+		"by its own rule":                     {users, Access{User: "42"}, true},
+		"which is for users":                  {users, Access{}, false},
+		"by that for subscribers":             {subscribers, Access{Subscribed: true}, true},
+		"which is for them":                   {subscribers, Access{User: "42"}, false},
+		"by a capability to publish":          {ns, Access{Granted: OpsOf(OpPublish)}, true},
+		"not by another capability":           {ns, Access{Granted: OpsOf(OpSubscribe, OpHistory, OpPresence)}, false},
+		"not in a namespace without any maps": {&Namespace{Name: "chat", AllowPublish: true}, Access{User: "42"}, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if got := tt.ns.allows(OpRemove, "a", tt.who); got != tt.want {
+				t.Errorf("allowed: %v, want %v", got, tt.want)
+			}
+		})
+	}
+}
+
 func TestNameRuleIsAnchored(t *testing.T) {
 	re, err := compileNameRule("[a-z]+|[0-9]+")
 	if err != nil {

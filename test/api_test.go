@@ -247,7 +247,7 @@ func serviceMethods(t *testing.T, nc *nats.Conn) []string {
 		methods = append(methods, cmp.Or(e.Name, e.Subject))
 	}
 	slices.Sort(methods)
-	if len(methods) != 33 {
+	if len(methods) != 38 {
 		t.Errorf("the service offers %d methods: %v", len(methods), methods)
 	}
 	return methods
