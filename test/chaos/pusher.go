@@ -26,7 +26,11 @@ type pusher struct {
 func (p *pusher) pushUntil(stop <-chan struct{}, queue string, every time.Duration) {
 	defer p.leave()
 	for p.r.toPush.Add(-1) >= 0 {
-		p.push(drawJob(queue, p.next()))
+		j := drawJob(queue, p.next())
+		if p.kind == byNATS {
+			j.delay = 0 // not on this way
+		}
+		p.push(j)
 		select {
 		case <-stop:
 			return
@@ -52,6 +56,7 @@ func (p *pusher) push(j newJob) {
 	e := j.event(check.Pushed, p.name)
 	if err != nil {
 		e = j.event(check.NotPushed, p.name)
+		e.Job.Error = err.Error()
 		p.r.jobsRefused.Add(1)
 	} else {
 		p.r.jobsAcked.Add(1)
@@ -98,8 +103,7 @@ func (p *pusher) leave() {
 	}
 }
 
-// pushNATS pushes as anything with a NATS client can. There are no delays on this
-// way.
+// pushNATS pushes as anything with a NATS client can.
 func (r *run) pushNATS(j *newJob) error {
 	m := nats.NewMsg("hr.job." + j.queue + "." + j.priority)
 	m.Data = []byte(j.payload)
