@@ -6,12 +6,15 @@ import (
 	"github.com/headrace/headrace/test/check"
 )
 
+// tokenSecret signs the connection tokens of users.
+const tokenSecret = "a-secret-of-the-chaos-runner-only"
+
 // edgeConfig is what the edges run with: short intervals, so that a run of minutes
 // holds what takes hours elsewhere.
 const edgeConfig = `insecure: true
 log: {level: info, format: text}
 nats: {replicas: 3, open_timeout: 90s}
-client: {ping_interval: 5s, pong_timeout: 4s, unready_after: 10s, drain_window: 2s, write_timeout: 5s}
+client: {ping_interval: 5s, pong_timeout: 4s, unready_after: 10s, drain_window: 2s, write_timeout: 5s, token: {hmac_secret_key: ` + tokenSecret + `}}
 router: {sweep_interval: 3s, linger: 2s, publish_timeout: 10s}
 namespaces:
   - {name: log, history_size: 500, force_recovery: true, retention: 1h}

@@ -83,7 +83,7 @@ func (p *pusher) once(j *newJob) error {
 		return p.r.call(rand.IntN(size), "queue_push", b, nil)
 	}
 	if p.wire == nil {
-		w, err := p.r.connect(nil)
+		w, err := p.r.connect(p.name, nil)
 		if err != nil {
 			return err
 		}

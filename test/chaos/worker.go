@@ -50,7 +50,7 @@ func (w *worker) attend(finished <-chan struct{}) {
 	w.mu.Unlock()
 	ready := make(chan struct{})
 	var on *wire
-	on, err := w.r.connect(func(_ string, data json.RawMessage) {
+	on, err := w.r.connect("", func(_ string, data json.RawMessage) {
 		<-ready
 		w.take(on, dies, data)
 	})
