@@ -35,6 +35,7 @@ func (r *run) beginJobs(ctx context.Context, stop <-chan struct{}) *jobLoad {
 	for _, w := range r.workforce() {
 		l.workers.Go(func() { w.work(l.finished) })
 	}
+	l.workers.Go(func() { r.workNATS(ctx, "plain", l.finished) })
 	l.workers.Go(func() { r.redrive(ctx, l.finished) })
 	pushers, every := 2, 300*time.Millisecond
 	r.toPush.Store(1 << 40)
