@@ -47,7 +47,7 @@ func (r *run) beginJobs(ctx context.Context, stop <-chan struct{}) *jobLoad {
 	}
 	for _, kind := range []publisherKind{byAPI, bySocket, byNATS} {
 		for n := range pushers {
-			p := &pusher{r: r, kind: kind, name: fmt.Sprintf("%s%d", kind, n)}
+			p := &pusher{r: r, kind: kind, name: fmt.Sprintf("%s%d", kind, n), spare: r.count > 0}
 			l.pushers.Go(func() { p.pushUntil(stop, workQueue, every) })
 		}
 		if kind != byNATS { // which cannot delay
