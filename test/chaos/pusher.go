@@ -21,7 +21,7 @@ type pusher struct {
 	// spare makes nine of ten killers harmless: among so many jobs workers would do
 	// little else than die, and take the attempts of all they hold with them.
 	spare bool
-	n    int
+	n     int
 }
 
 // pushUntil pushes with a pause of about every between two jobs until stop is
