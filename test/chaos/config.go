@@ -36,7 +36,7 @@ var rules = check.Rules{
 	Late:    28 * time.Second,
 	Gone:    10 * time.Second,
 	Leak:    check.Resources{Goroutines: 60, Descriptors: 20, Bytes: 96 << 20},
-	Queues:  map[string]check.QueueRules{workQueue: queueRules(20 * time.Second), timedQueue: queueRules(time.Second)},
+	Queues:  map[string]check.QueueRules{workQueue: queueRules(20 * time.Second), timedQueue: queueRules(time.Second), hookQueue: queueRules(0)},
 }
 
 // rulesFor returns the rules of a run with that many jobs: with a given number
@@ -44,7 +44,7 @@ var rules = check.Rules{
 func rulesFor(jobs int) check.Rules {
 	all := rules
 	if jobs > 0 {
-		all.Queues = map[string]check.QueueRules{workQueue: queueRules(0), timedQueue: queueRules(time.Second)}
+		all.Queues = map[string]check.QueueRules{workQueue: queueRules(0), timedQueue: queueRules(time.Second), hookQueue: queueRules(0)}
 	}
 	return all
 }

@@ -54,6 +54,8 @@ func (r *run) beginJobs(ctx context.Context, stop <-chan struct{}) *jobLoad {
 			p := &pusher{r: r, kind: kind, name: string(kind) + "-timed"}
 			l.pushers.Go(func() { p.pushUntil(stop, timedQueue, 300*time.Millisecond) })
 		}
+		p := &pusher{r: r, kind: kind, name: string(kind) + "-hooked"}
+		l.pushers.Go(func() { p.pushUntil(stop, hookQueue, 300*time.Millisecond) })
 	}
 	return l
 }

@@ -68,6 +68,9 @@ func (v *verifier) reason(t *ticket, d *Event) {
 func (v *verifier) vanished(t *ticket, d *Event, wrong func(string, ...any)) {
 	parent := takeOf(d.Job.Error)
 	c := t.copies[copyKey{d.Job.ID, d.Job.Redriven, parent}]
+	if all := t.copies[copyKey{d.Job.ID, d.Job.Redriven, 0}]; c == nil && all != nil && all.takes[0].e.Job.Unlinked {
+		c = all
+	}
 	switch {
 	case d.Job.Attempt != t.most():
 		wrong("there are %d attempts", t.most())
