@@ -6,7 +6,7 @@ import (
 	"github.com/headrace/headrace/test/check"
 )
 
-// tokenSecret signs the connection tokens of users.
+// tokenSecret signs the connection tokens of users, and webhooks.
 const tokenSecret = "a-secret-of-the-chaos-runner-only"
 
 // edgeConfig is what the edges run with: short intervals, so that a run of minutes

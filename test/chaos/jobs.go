@@ -26,7 +26,7 @@ var queueNames = []string{workQueue, timedQueue, hookQueue}
 const queueConfig = `queues:
   - {name: work, max_attempts: 4, ack_wait: 4s, backoff: {base: 500ms, factor: 2, cap: 4s, jitter: 0.2}, max_bytes: 40000000, allow_push_for_anonymous: true, allow_work_for_anonymous: true}
   - {name: timed, max_attempts: 4, ack_wait: 4s, backoff: {base: 500ms, factor: 2, cap: 4s, jitter: 0.2}, max_bytes: 10000000, allow_push_for_anonymous: true, allow_work_for_anonymous: true}
-  - {name: hooked, max_attempts: 4, ack_wait: 4s, backoff: {base: 500ms, factor: 2, cap: 4s, jitter: 0.2}, max_bytes: 10000000, webhook: {concurrency: 8, timeout: 20s, url: "`
+  - {name: hooked, max_attempts: 4, ack_wait: 4s, backoff: {base: 500ms, factor: 2, cap: 4s, jitter: 0.2}, max_bytes: 10000000, webhook: {concurrency: 8, timeout: 20s, secret: ` + tokenSecret + `, url: "`
 
 const (
 	ackWait     = 4 * time.Second
