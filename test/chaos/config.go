@@ -6,12 +6,15 @@ import (
 	"github.com/headrace/headrace/test/check"
 )
 
+// tokenSecret signs the connection tokens of users, and webhooks.
+const tokenSecret = "a-secret-of-the-chaos-runner-only"
+
 // edgeConfig is what the edges run with: short intervals, so that a run of minutes
 // holds what takes hours elsewhere.
 const edgeConfig = `insecure: true
 log: {level: info, format: text}
 nats: {replicas: 3, open_timeout: 90s}
-client: {ping_interval: 5s, pong_timeout: 4s, unready_after: 10s, drain_window: 2s, write_timeout: 5s}
+client: {ping_interval: 5s, pong_timeout: 4s, unready_after: 10s, drain_window: 2s, write_timeout: 5s, token: {hmac_secret_key: ` + tokenSecret + `}}
 router: {sweep_interval: 3s, linger: 2s, publish_timeout: 10s}
 namespaces:
   - {name: log, history_size: 500, force_recovery: true, retention: 1h}
@@ -33,7 +36,7 @@ var rules = check.Rules{
 	Late:    28 * time.Second,
 	Gone:    10 * time.Second,
 	Leak:    check.Resources{Goroutines: 60, Descriptors: 20, Bytes: 96 << 20},
-	Queues:  map[string]check.QueueRules{workQueue: queueRules(20 * time.Second), timedQueue: queueRules(time.Second)},
+	Queues:  map[string]check.QueueRules{workQueue: queueRules(20 * time.Second), timedQueue: queueRules(time.Second), hookQueue: queueRules(0)},
 }
 
 // rulesFor returns the rules of a run with that many jobs: with a given number
@@ -41,7 +44,7 @@ var rules = check.Rules{
 func rulesFor(jobs int) check.Rules {
 	all := rules
 	if jobs > 0 {
-		all.Queues = map[string]check.QueueRules{workQueue: queueRules(0), timedQueue: queueRules(time.Second)}
+		all.Queues = map[string]check.QueueRules{workQueue: queueRules(0), timedQueue: queueRules(time.Second), hookQueue: queueRules(0)}
 	}
 	return all
 }

@@ -35,6 +35,7 @@ func (r *run) beginJobs(ctx context.Context, stop <-chan struct{}) *jobLoad {
 	for _, w := range r.workforce() {
 		l.workers.Go(func() { w.work(l.finished) })
 	}
+	l.workers.Go(func() { r.workNATS(ctx, "plain", l.finished) })
 	l.workers.Go(func() { r.redrive(ctx, l.finished) })
 	pushers, every := 2, 300*time.Millisecond
 	r.toPush.Store(1 << 40)
@@ -46,13 +47,15 @@ func (r *run) beginJobs(ctx context.Context, stop <-chan struct{}) *jobLoad {
 	}
 	for _, kind := range []publisherKind{byAPI, bySocket, byNATS} {
 		for n := range pushers {
-			p := &pusher{r: r, kind: kind, name: fmt.Sprintf("%s%d", kind, n)}
+			p := &pusher{r: r, kind: kind, name: fmt.Sprintf("%s%d", kind, n), spare: r.count > 0}
 			l.pushers.Go(func() { p.pushUntil(stop, workQueue, every) })
 		}
 		if kind != byNATS { // which cannot delay
 			p := &pusher{r: r, kind: kind, name: string(kind) + "-timed"}
 			l.pushers.Go(func() { p.pushUntil(stop, timedQueue, 300*time.Millisecond) })
 		}
+		p := &pusher{r: r, kind: kind, name: string(kind) + "-hooked"}
+		l.pushers.Go(func() { p.pushUntil(stop, hookQueue, 300*time.Millisecond) })
 	}
 	return l
 }

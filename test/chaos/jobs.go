@@ -16,15 +16,17 @@ import (
 const (
 	workQueue  = "work"
 	timedQueue = "timed"
+	hookQueue  = "hooked" // its jobs go to a webhook
 )
 
-var queueNames = []string{workQueue, timedQueue}
+var queueNames = []string{workQueue, timedQueue, hookQueue}
 
-// queueConfig is the part of the edges' configuration about queues.
+// queueConfig is the part of the edges' configuration about queues, but for the
+// address of the webhook.
 const queueConfig = `queues:
   - {name: work, max_attempts: 4, ack_wait: 4s, backoff: {base: 500ms, factor: 2, cap: 4s, jitter: 0.2}, max_bytes: 40000000, allow_push_for_anonymous: true, allow_work_for_anonymous: true}
   - {name: timed, max_attempts: 4, ack_wait: 4s, backoff: {base: 500ms, factor: 2, cap: 4s, jitter: 0.2}, max_bytes: 10000000, allow_push_for_anonymous: true, allow_work_for_anonymous: true}
-`
+  - {name: hooked, max_attempts: 4, ack_wait: 4s, backoff: {base: 500ms, factor: 2, cap: 4s, jitter: 0.2}, max_bytes: 10000000, webhook: {concurrency: 8, timeout: 20s, secret: ` + tokenSecret + `, url: "`
 
 const (
 	ackWait     = 4 * time.Second
@@ -68,6 +70,8 @@ var deeds = map[string][]deed{
 		{doOK, 640}, {doSlow, 80}, {doFlaky, 100}, {doStuck, 20}, {doPoison, 40}, {doFinal, 30}, {doAgain, 15}, {doKiller, 10},
 		{doSilent, 10}, {doLate, 10}, {doExtend, 10}, {doDelay, 35},
 	},
+	// A connection that breaks is held against the endpoint, so few do.
+	hookQueue:  {{doOK, 640}, {doSlow, 80}, {doFlaky, 100}, {doStuck, 20}, {doPoison, 40}, {doFinal, 30}, {doKiller, 5}, {doExtend, 10}},
 	timedQueue: {{doOK, 60}, {doFlaky, 20}, {doPoison, 5}, {doFinal, 5}, {doDelay, 10}},
 }
 

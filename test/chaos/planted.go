@@ -55,11 +55,13 @@ var needs = map[planted.Name]string{
 	planted.RestartNumbers:  "clear,kill edge",
 	planted.AckBeforeStore:  "kill edge,kill NATS,cut edge from NATS",
 
-	planted.PushBeforeStore:  "kill edge,kill NATS,cut edge from NATS",
-	planted.RetryAfterAck:    "kill edge,cut edge from NATS",
-	planted.TwoDeadLetters:   "kill edge,cut edge from NATS",
-	planted.DeadAfterTerm:    "kill edge,cut edge from NATS",
-	planted.AckWithoutAnswer: "cut edge from NATS,kill NATS",
+	planted.PushBeforeStore:   "kill edge,kill NATS,cut edge from NATS",
+	planted.RetryAfterAck:     "kill edge,cut edge from NATS",
+	planted.AttemptFromHeader: "kill edge,calm",
+	planted.TwoDeadLetters:    "kill edge,cut edge from NATS",
+	planted.DeadAfterTerm:     "kill edge,cut edge from NATS",
+	planted.TooManyCredits:    "step down,calm",
+	planted.AckWithoutAnswer:  "cut edge from NATS,kill NATS",
 }
 
 // runPlanted runs edges that have a bug on purpose, one bug after the other, and

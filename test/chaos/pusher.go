@@ -18,7 +18,10 @@ type pusher struct {
 	name string
 	kind publisherKind
 	wire *wire // of a socket pusher, while it has one
-	n    int
+	// spare makes nine of ten killers harmless: among so many jobs workers would do
+	// little else than die, and take the attempts of all they hold with them.
+	spare bool
+	n     int
 }
 
 // pushUntil pushes with a pause of about every between two jobs until stop is
@@ -26,7 +29,14 @@ type pusher struct {
 func (p *pusher) pushUntil(stop <-chan struct{}, queue string, every time.Duration) {
 	defer p.leave()
 	for p.r.toPush.Add(-1) >= 0 {
-		p.push(drawJob(queue, p.next()))
+		j := drawJob(queue, p.next())
+		if p.kind == byNATS {
+			j.delay = 0 // not on this way
+		}
+		if p.spare && deedOf([]byte(j.payload)) == doKiller && rand.IntN(10) > 0 {
+			j.payload = fmt.Sprintf("%q", doOK+" "+j.name)
+		}
+		p.push(j)
 		select {
 		case <-stop:
 			return
@@ -52,6 +62,7 @@ func (p *pusher) push(j newJob) {
 	e := j.event(check.Pushed, p.name)
 	if err != nil {
 		e = j.event(check.NotPushed, p.name)
+		e.Job.Error = err.Error()
 		p.r.jobsRefused.Add(1)
 	} else {
 		p.r.jobsAcked.Add(1)
@@ -78,7 +89,7 @@ func (p *pusher) once(j *newJob) error {
 		return p.r.call(rand.IntN(size), "queue_push", b, nil)
 	}
 	if p.wire == nil {
-		w, err := p.r.connect(nil)
+		w, err := p.r.connect(p.name, nil)
 		if err != nil {
 			return err
 		}
@@ -98,8 +109,7 @@ func (p *pusher) leave() {
 	}
 }
 
-// pushNATS pushes as anything with a NATS client can. There are no delays on this
-// way.
+// pushNATS pushes as anything with a NATS client can.
 func (r *run) pushNATS(j *newJob) error {
 	m := nats.NewMsg("hr.job." + j.queue + "." + j.priority)
 	m.Data = []byte(j.payload)

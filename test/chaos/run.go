@@ -81,7 +81,12 @@ func (r *run) do(ctx context.Context) (check.Report, error) {
 	if err := os.MkdirAll(r.dir, 0o755); err != nil {
 		return check.Report{}, err
 	}
-	if err := os.WriteFile(filepath.Join(r.dir, "edge.yaml"), []byte(edgeConfig+queueConfig), 0o644); err != nil {
+	hook, err := r.listen()
+	if err != nil {
+		return check.Report{}, err
+	}
+	defer hook.server.Close()
+	if err := os.WriteFile(filepath.Join(r.dir, "edge.yaml"), []byte(edgeConfig+queueConfig+hook.url+"\"}}\n"), 0o644); err != nil {
 		return check.Report{}, err
 	}
 	f, err := os.Create(r.recordFile())

@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/headrace/headrace/edge/token"
 	"github.com/headrace/headrace/test/rawclient"
 )
 
@@ -21,13 +22,21 @@ type wire struct {
 	waiting map[uint32]chan *rawclient.Reply
 }
 
-// connect makes a connection to any edge, as a load balancer would.
-func (r *run) connect(job func(channel string, data json.RawMessage)) (*wire, error) {
+// connect makes a connection of user, "" for an anonymous one, to any edge, as a
+// load balancer would.
+func (r *run) connect(user string, job func(channel string, data json.RawMessage)) (*wire, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 	defer cancel()
 	i := rand.IntN(size)
 	w := &wire{edge: r.c.edges[i].name, job: job, waiting: make(map[uint32]chan *rawclient.Reply)}
-	c, err := rawclient.DialIdle(ctx, r.c.url(i), clientIdle, w.take)
+	var bearer string
+	if user != "" {
+		var err error
+		if bearer, err = token.MintConnection(tokenSecret, token.Connection{User: user}); err != nil {
+			return nil, err
+		}
+	}
+	c, err := rawclient.DialToken(ctx, r.c.url(i), bearer, clientIdle, w.take)
 	w.c = c
 	return w, err
 }

@@ -3,7 +3,6 @@ package main
 import (
 	"encoding/json"
 	"errors"
-	"fmt"
 	"math/rand/v2"
 	"sync"
 	"time"
@@ -50,7 +49,7 @@ func (w *worker) attend(finished <-chan struct{}) {
 	w.mu.Unlock()
 	ready := make(chan struct{})
 	var on *wire
-	on, err := w.r.connect(func(_ string, data json.RawMessage) {
+	on, err := w.r.connect("", func(_ string, data json.RawMessage) {
 		<-ready
 		w.take(on, dies, data)
 	})
@@ -123,7 +122,7 @@ func (w *worker) take(on *wire, dies chan struct{}, data json.RawMessage) {
 		Job: &check.Job{
 			ID: j.ID, Priority: j.Priority, Attempt: j.Attempt, Max: j.MaxAttempts, Headers: spell(j.Headers), Redriven: j.Redriven,
 			Error: j.LastError, Take: j.take, Open: open, Credits: w.credits,
-			Origin: fmt.Sprint(j.Origin.Subject, " ", j.Origin.Seq, " ", j.Origin.Time.UTC().Format(time.RFC3339Nano)),
+			Origin: origin(j.Origin.Subject, j.Origin.Seq, j.Origin.Time),
 		},
 	})
 	w.working.Go(func() { w.do(&j) })

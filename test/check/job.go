@@ -160,9 +160,10 @@ func (t *ticket) bad(rule string, e *Event) Violation {
 // TakeError is the error of a nack: it names the delivery.
 func TakeError(take int, text string) string { return fmt.Sprintf("delivery %d: %s", take, text) }
 
-// takeOf is the inverse, 0 for other errors.
+// takeOf is the inverse, with anything in front; 0 for other errors.
 func takeOf(err string) (take int) {
-	if n, _ := fmt.Sscanf(err, "delivery %d:", &take); n != 1 {
+	i := max(strings.LastIndex(err, "delivery "), 0)
+	if n, _ := fmt.Sscanf(err[i:], "delivery %d:", &take); n != 1 {
 		return 0
 	}
 	return take

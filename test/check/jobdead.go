@@ -45,7 +45,11 @@ func (v *verifier) reason(t *ticket, d *Event) {
 		if j.Reason == string(router.DeadFinal) {
 			want = FinalJob
 		}
+		if last == nil && want == NackJob {
+			last = t.broken(d)
+		}
 		switch {
+		case last != nil && last.sent == nil && last.e.Job.Unlinked: // it broke the connection
 		case last == nil || last.sent == nil || last.sent.Job.Answer != want:
 			wrong("no worker said so")
 		case last.e.Job.Attempt != j.Attempt || want == NackJob && j.Attempt != t.most():
@@ -64,10 +68,24 @@ func (v *verifier) reason(t *ticket, d *Event) {
 	}
 }
 
+// broken returns the last delivery of a dead letter when no answer says which it
+// was: a webhook may break the connection instead.
+func (t *ticket) broken(d *Event) *take {
+	for _, k := range t.takes {
+		if j := k.e.Job; j.Unlinked && j.ID == d.Job.ID && j.Redriven == d.Job.Redriven && j.Attempt == d.Job.Attempt && j.Attempt == t.most() {
+			return k
+		}
+	}
+	return nil
+}
+
 // vanished: every attempt was given to somebody who did not answer.
 func (v *verifier) vanished(t *ticket, d *Event, wrong func(string, ...any)) {
 	parent := takeOf(d.Job.Error)
 	c := t.copies[copyKey{d.Job.ID, d.Job.Redriven, parent}]
+	if all := t.copies[copyKey{d.Job.ID, d.Job.Redriven, 0}]; c == nil && all != nil && all.takes[0].e.Job.Unlinked {
+		c = all
+	}
 	switch {
 	case d.Job.Attempt != t.most():
 		wrong("there are %d attempts", t.most())

@@ -144,7 +144,7 @@ func (v *verifier) attempts(t *ticket, k *take) {
 		v.violated(t.bad(RuleJobAttempts, k.e), "%s: %s came as attempt %d of %d, expected %d to %d", t.queue, t.payload, j.Attempt, j.Max, first, t.most())
 	}
 	for _, other := range k.of.takes {
-		if other == k {
+		if other == k || j.Unlinked {
 			break // those after k are compared with it
 		}
 		// A new leader may not know the last deliveries of the old one.

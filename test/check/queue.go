@@ -41,6 +41,8 @@ type Job struct {
 	// that a delivery tells which one it is the retry of.
 	Take   int    `json:"take,omitempty"`
 	Answer Answer `json:"answer,omitempty"`
+	// Unlinked says that a delivery does not tell the last error.
+	Unlinked bool `json:"unlinked,omitempty"`
 	// Open is what the worker held, this job included, out of Credits.
 	Open    int `json:"open,omitempty"`
 	Credits int `json:"credits,omitempty"`

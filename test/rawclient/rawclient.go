@@ -105,7 +105,14 @@ func Dial(ctx context.Context, url string, on func(Event)) (*Client, error) {
 // DialIdle is Dial for a client that gives up a connection which was silent for
 // idle, pings included; 0 is for ever.
 func DialIdle(ctx context.Context, url string, idle time.Duration, on func(Event)) (*Client, error) {
-	c, _, err := dial(ctx, url, struct{}{}, idle, on)
+	return DialToken(ctx, url, "", idle, on)
+}
+
+// DialToken is DialIdle with a connection token; "" is none.
+func DialToken(ctx context.Context, url, token string, idle time.Duration, on func(Event)) (*Client, error) {
+	c, _, err := dial(ctx, url, struct {
+		Token string `json:"token,omitempty"`
+	}{token}, idle, on)
 	return c, err
 }
 
