@@ -190,3 +190,21 @@ func TestDrainTakesQueuesBeforeClientsLeave(t *testing.T) {
 		t.Errorf("asked %v, want %v; closed %d", got, want, tr.closed())
 	}
 }
+
+// A token whose time is over is told as such, and nobody works.
+func TestExpiredTokenOfAWorker(t *testing.T) {
+	text := mustMintSub(token.Subscription{User: "42", Channel: "queue:jobs", ExpireAt: time.Now().Add(-time.Minute).Unix()})
+	f := &fakeQueues{}
+	_, _, tr := play(t, newFakeRouter(), withQueue(f, openQueue), connectUser, `{"id":2,"subscribe":{"channel":"queue:jobs","token":"`+text+`"}}`)
+	if got := strings.Join(tr.take(), "\n"); !strings.Contains(got, `"error":{"code":109,"message":"token expired"`) || len(f.asked()) != 0 {
+		t.Error(got)
+	}
+	ends := time.Now().Add(5 * time.Second)
+	text = mustMintSub(token.Subscription{User: "42", Channel: "queue:jobs", ExpireAt: ends.Unix()})
+	_, sess, tr := play(t, newFakeRouter(), withQueue(f, openQueue), connectUser, `{"id":2,"subscribe":{"channel":"queue:jobs","token":"`+text+`"}}`)
+	f.asked()
+	sess.tick(ends.Add(time.Minute))
+	if got := strings.Join(tr.take(), "\n"); !strings.Contains(got, `"unsubscribe":{"code":2501`) || !slices.Equal(f.asked(), []string{"close 5s"}) {
+		t.Errorf("when the token ends: %s", got)
+	}
+}

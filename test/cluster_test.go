@@ -19,6 +19,7 @@ import (
 	"github.com/headrace/headrace/edge"
 	"github.com/headrace/headrace/internal/natstest"
 	"github.com/headrace/headrace/persistence"
+	"github.com/headrace/headrace/persistence/queue"
 	"github.com/headrace/headrace/router"
 )
 
@@ -51,6 +52,7 @@ type harness struct {
 	cluster *natstest.Cluster // nil with one server
 	faults  *faults
 	tune    []func(*edge.Config)
+	queues  []router.Queue
 	nextID  atomic.Int64
 
 	mu    sync.Mutex // guards edges
@@ -58,11 +60,16 @@ type harness struct {
 }
 
 func newHarness(t testing.TB, replicas, edges int, tune ...func(*edge.Config)) *harness {
-	h := &harness{t: t, faults: newFaults(), tune: tune}
+	return newQueueHarness(t, replicas, edges, nil, tune...)
+}
+
+// newQueueHarness is newHarness with durable queues.
+func newQueueHarness(t testing.TB, replicas, edges int, queues []router.Queue, tune ...func(*edge.Config)) *harness {
+	h := &harness{t: t, faults: newFaults(), tune: tune, queues: queues}
 	if replicas > 1 {
-		h.cluster = natstest.NewCluster(t, replicas, withUsers(namespaces()))
+		h.cluster = natstest.NewCluster(t, replicas, withUsers(namespaces(), queues...))
 	} else {
-		h.server = natstest.Run(t, natstest.Listen(), withUsers(namespaces()))
+		h.server = natstest.Run(t, natstest.Listen(), withUsers(namespaces(), queues...))
 	}
 	h.provision()
 	for range edges {
@@ -113,6 +120,7 @@ type edgeProc struct {
 	node   *router.Node
 	srv    *edge.Server
 	store  *persistence.Store
+	queues *queue.Store
 	cancel context.CancelFunc
 	http   *http.Server
 	conns  []*nats.Conn
@@ -134,6 +142,7 @@ func (h *harness) startEdge() *edgeProc {
 	if err != nil {
 		h.t.Fatalf("open store: %v", err)
 	}
+	e.queues = h.openQueues(opening, jets)
 	sessions := edge.NewSessions()
 	e.node, err = router.New(router.Config{
 		NodeID: e.id, NodeName: e.id, Namespaces: namespaces(), Core: core, Store: h.faults.wrap(e.store), Sessions: sessions,
@@ -146,6 +155,7 @@ func (h *harness) startEdge() *edgeProc {
 	cfg := edge.DefaultConfig()
 	cfg.Insecure, cfg.APIInsecure, cfg.Tokens.HMACSecret = true, true, tokenSecret
 	cfg.DrainWindow = 2 * time.Second
+	cfg.Queues, cfg.QueueRules = e.queues, h.queues
 	for _, change := range h.tune {
 		change(&cfg)
 	}
@@ -160,7 +170,7 @@ func (h *harness) startEdge() *edgeProc {
 	e.net = &cutListener{Listener: l}
 	e.url = "http://" + l.Addr().String()
 	e.http = &http.Server{Handler: e.srv.Handler()}
-	for _, run := range []func(context.Context) error{e.store.Run, e.node.Run, e.srv.Run} {
+	for _, run := range []func(context.Context) error{e.store.Run, e.queues.Run, e.node.Run, e.srv.Run} {
 		e.wg.Go(func() {
 			if err := run(ctx); err != nil && !errors.Is(err, context.Canceled) {
 				h.t.Errorf("%s: %v", e.id, err)

@@ -11,6 +11,7 @@ import (
 	"github.com/headrace/headrace/internal/natsperm"
 	"github.com/headrace/headrace/internal/natstest"
 	"github.com/headrace/headrace/persistence"
+	"github.com/headrace/headrace/persistence/queue"
 	"github.com/headrace/headrace/router"
 )
 
@@ -29,22 +30,26 @@ var usedParts = router.PermissionOptions{API: true, RPC: true}
 
 // permissionsOf returns what a user may do. It puts together what the packages
 // tell, as cmd/headrace does.
-func permissionsOf(user string, namespaces []router.Namespace) natsperm.Set {
+func permissionsOf(user string, namespaces []router.Namespace, queues ...router.Queue) natsperm.Set {
+	qc := queue.Config{Queues: queues}
 	if user == provisionUser {
-		return persistence.ProvisionPermissions(persistence.Config{Namespaces: namespaces}, true)
+		s := persistence.ProvisionPermissions(persistence.Config{Namespaces: namespaces}, true)
+		s.Rules = append(s.Rules, queue.ProvisionPermissions(qc)...)
+		return s
 	}
 	s := router.Permissions(router.Config{Namespaces: namespaces}, usedParts)
 	s.Rules = append(s.Rules, persistence.Permissions(persistence.Config{Namespaces: namespaces}, true)...)
+	s.Rules = append(s.Rules, queue.Permissions(qc)...)
 	return s
 }
 
 // withUsers makes a server with these users.
-func withUsers(namespaces []router.Namespace) natstest.Option {
+func withUsers(namespaces []router.Namespace, queues ...router.Queue) natstest.Option {
 	return natstest.With(func(o *server.Options) {
 		o.NoAuthUser = testUser
 		o.Users = []*server.User{{Username: testUser, Password: testUser}}
 		for _, name := range []string{edgeUser, provisionUser} {
-			set := permissionsOf(name, namespaces)
+			set := permissionsOf(name, namespaces, queues...)
 			o.Users = append(o.Users, &server.User{Username: name, Password: name, Permissions: serverPermissions(&set)})
 		}
 	})
@@ -99,6 +104,9 @@ func (h *harness) provision() {
 	nc := h.connectAs(provisionUser, provisionUser)
 	defer nc.Close()
 	err := persistence.Provision(ctx, nc, persistence.Config{Namespaces: namespaces(), Replicas: h.replicas()}, nil)
+	if err == nil {
+		err = queue.Provision(ctx, nc, queue.Config{Queues: h.queues, Replicas: h.replicas()})
+	}
 	if err != nil {
 		h.t.Fatalf("provision: %v", err)
 	}

@@ -36,7 +36,7 @@ func TestT2CentrifugeJS(t *testing.T) {
 			t.Fatalf("npm ci: %v\n%s", err, out)
 		}
 	}
-	h := newHarness(t, 1, 3)
+	h := newQueueHarness(t, 1, 3, testQueues(1))
 	backends(t, h.connect())
 	var urls []string
 	for _, e := range h.list() {

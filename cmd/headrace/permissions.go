@@ -21,6 +21,8 @@ const (
 	forEdge      = "edge"
 	forProvision = "provision"
 	forBackEnd   = "backend"
+	forPusher    = "pusher" // plain NATS clients of queues
+	forWorker    = "worker"
 )
 
 // permissionsFor returns what a NATS user must be allowed with cfg.
@@ -41,6 +43,10 @@ func permissionsFor(cfg config.Config, who string, provision bool) natsperm.Set 
 		s := router.BackEndPermissions(rc, parts)
 		s.Title = "Headrace: a back end"
 		return s
+	case forPusher:
+		return natsperm.Set{Title: "Headrace: who pushes to queues with plain NATS", Rules: queue.PlainPermissions(qc, true, false)}
+	case forWorker:
+		return natsperm.Set{Title: "Headrace: who works on queues with plain NATS", Rules: queue.PlainPermissions(qc, false, true)}
 	}
 	s := router.Permissions(rc, parts)
 	s.Title = "Headrace: an edge; its streams are there already"
@@ -64,7 +70,7 @@ func (a *app) permissionsCommand() *cobra.Command {
 		Args:    exactArgs(0),
 	}
 	load := a.configFlags(cmd)
-	who := cmd.Flags().String("for", forEdge, "`who`: edge, provision (who makes the streams) or backend")
+	who := cmd.Flags().String("for", forEdge, "`who`: edge, provision (who makes the streams), backend, or pusher or worker (of queues, with plain NATS)")
 	format := cmd.Flags().String("format", "text", "text, json or nats-conf")
 	provision := cmd.Flags().Bool("provision", false, "let the edge make its streams, too")
 	cmd.RunE = func(*cobra.Command, []string) error {
@@ -72,8 +78,8 @@ func (a *app) permissionsCommand() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		if !slices.Contains([]string{forEdge, forProvision, forBackEnd}, *who) {
-			return &usageError{err: fmt.Errorf("--for %q is unknown", *who), hint: "write edge, provision or backend"}
+		if !slices.Contains([]string{forEdge, forProvision, forBackEnd, forPusher, forWorker}, *who) {
+			return &usageError{err: fmt.Errorf("--for %q is unknown", *who), hint: "write edge, provision, backend, pusher or worker"}
 		}
 		set := permissionsFor(cfg, *who, *provision)
 		switch *format {

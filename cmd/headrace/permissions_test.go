@@ -23,7 +23,7 @@ const permissionsFile = "limits: {user_messages: {enabled: true}}\nnamespaces: [
 func natsWithPrinted(t *testing.T, path string) *natstest.Server {
 	t.Helper()
 	var users strings.Builder
-	for _, who := range []string{"edge", "provision", "backend"} {
+	for _, who := range []string{"edge", "provision", "backend", "pusher", "worker"} {
 		code, printed, stderr := execute(t, "", "nats-permissions", "--config", path, "--format", "nats-conf", "--for", who)
 		if code != exitOK {
 			t.Fatal(stderr)

@@ -61,6 +61,31 @@ func ProvisionPermissions(cfg Config) []natsperm.Rule {
 	return rules
 }
 
+// PlainPermissions returns what a plain NATS client needs, one without Headrace: to
+// push to the queues, to take and settle jobs from them, or both.
+func PlainPermissions(cfg Config, push, work bool) []natsperm.Rule {
+	cfg = cfg.withDefaults()
+	rules := []natsperm.Rule{{Direction: natsperm.Subscribe, Subject: "_INBOX.>", Need: "answers to this client"}}
+	add := func(subject, need string) {
+		rules = append(rules, natsperm.Rule{Direction: natsperm.Publish, Subject: subject, Need: need})
+	}
+	for _, q := range cfg.Queues {
+		of := " of queue " + q.Name
+		if push {
+			add(cfg.Prefix+".job."+q.Name+".*", "push jobs"+of)
+		}
+		if !work {
+			continue
+		}
+		for _, stream := range streamNames(&cfg, q.Name)[:2] {
+			add("$JS.API.CONSUMER.INFO."+stream+".*", "find the consumers; client libraries and the nats CLI ask")
+			add("$JS.API.CONSUMER.MSG.NEXT."+stream+".*", "take jobs"+of)
+			add("$JS.ACK."+stream+".>", "settle jobs"+of)
+		}
+	}
+	return rules
+}
+
 // streamNames returns the streams of a queue: jobs, retries, dead letters.
 func streamNames(cfg *Config, queue string) []string {
 	upper := strings.ToUpper(cfg.Prefix)

@@ -130,6 +130,46 @@ for (const [kind, { make, encode, decode }] of Object.entries(kinds)) {
     await assert.rejects(a.rpc('shop.buy', encode(1)), (err) => err.code === 402 && err.message === 'Payment Required');
   }));
 
+  test(`${kind}: jobs pushed by one client are done by another, retried, and redriven`, withClients(2, async (pusher, worker) => {
+    const queue = 'q0';
+    const call = async (client, method, data) => decode((await client.rpc(`queue.${method}`, encode({ queue, ...data }))).data);
+    const sub = worker.newSubscription(`queue:${queue}`, { data: encode({ credits: 2 }) });
+    const jobs = [];
+    const more = new EventEmitter();
+    sub.on('publication', (ctx) => { jobs.push(decode(ctx.data)); more.emit('job'); });
+    const next = async () => {
+      while (jobs.length === 0) await once(more, 'job');
+      return jobs.shift();
+    };
+    sub.subscribe();
+    await sub.ready(10000);
+
+    const { id } = await call(pusher, 'push', { data: { kind }, headers: { 'Träce': '1' }, priority: 'high' });
+    let job = await next();
+    assert.deepEqual([job.id, job.attempt, job.data, job.headers], [id, 1, { kind }, { 'Träce': '1' }]);
+    await call(worker, 'nack', { token: job.token, error: 'not yet', delay: '50ms' });
+    job = await next();
+    assert.deepEqual([job.id, job.attempt, job.last_error], [id, 2, 'not yet']);
+    await call(worker, 'extend', { token: job.token });
+    await call(worker, 'nack', { token: job.token, error: 'never', final: true });
+    const { dead } = await call(worker, 'dead', {});
+    const letter = dead.find((d) => d.id === id);
+    assert.deepEqual([letter.reason, letter.error, letter.attempts], ['final', 'never', 2]);
+    assert.deepEqual(await call(pusher, 'redrive', { seqs: [letter.seq] }), { redriven: 1 });
+    job = await next();
+    assert.deepEqual([job.redriven, job.attempt, job.headers], [1, 1, { 'Träce': '1' }]);
+
+    // It holds the job across a reconnect to another edge, and settles it there.
+    worker.disconnect();
+    worker.connect();
+    await worker.ready(10000);
+    await call(worker, 'ack', { token: job.token });
+    await assert.rejects(call(worker, 'nack', { token: job.token }), (err) => err.message === 'the job was ended before');
+    await assert.rejects(call(pusher, 'push', { data: 1, priorty: 'high' }), (err) => err.code === 107 && err.message.includes('priorty'));
+    await assert.rejects(sub.presence(), (err) => err.code === 108);
+    assert.equal(jobs.length, 0);
+  }));
+
   test(`${kind}: server-side subscriptions recover on another edge`, withClients(1, async (b) => {
     const a = make({ token: process.env.HEADRACE_TOKEN });
     const seen = [];
