@@ -31,7 +31,7 @@ func TestQ2Workers(t *testing.T) {
 		{"the jobs of a stopping edge go to others", drainedEdge},
 		{"the jobs of a killed edge go to others", killedEdge},
 	}
-	h := newQueueHarness(t, 1, 3, testQueues(len(scenarios)), func(c *edge.Config) { c.WorkerGrace = time.Second })
+	h := newQueueHarness(t, 1, 3, testQueues(len(scenarios)), func(c *edge.Config) { c.WorkerGrace = 3 * time.Second })
 	for i, s := range scenarios {
 		t.Run(s.name, func(t *testing.T) { s.f(t, h, fmt.Sprint("q", i)) })
 	}
@@ -83,10 +83,11 @@ func ackElsewhere(t *testing.T, h *harness, queue string) {
 	j := w.next()
 	other := h.worker(t, edges[2], queue, 1)
 	w.Close()
+	other.none(1500 * time.Millisecond) // nodes look for what came back each second
 	back := h.client(t, edges[1])
 	back.ack(queue, j)
 	back.ack(queue, j) // a repetition is no error
-	other.none(2500 * time.Millisecond)
+	other.none(3 * time.Second)
 	h.empty(t, queue)
 	var e *rawclient.ReplyError
 	if err := back.rpc("nack", map[string]any{"queue": queue, "token": j.Token}); !errors.As(err, &e) || e.Message != "the job was ended before" {
@@ -106,7 +107,7 @@ func lostWorker(t *testing.T, h *harness, queue string) {
 	start := time.Now()
 	w.Close()
 	again := other.next()
-	if d := time.Since(start); again.ID != j.ID || again.Attempt != 2 || d < 900*time.Millisecond {
+	if d := time.Since(start); again.ID != j.ID || again.Attempt != 2 || d < 2900*time.Millisecond {
 		t.Errorf("%+v after %v, first %+v", again, d, j)
 	}
 	other.ack(queue, again)
