@@ -18,7 +18,7 @@ const (
 	minPullHold     = 100 * time.Millisecond
 	maxPullHold     = 24 * time.Hour
 
-	// A pull begins with pullFirst credits and doubles them with every job it gets,
+	// A pull begins with pullFirst credits and doubles them when it has that many jobs,
 	// up to what was asked for, while the jobs have less than pullBytes: jobs can be
 	// large, and what it got cannot be left.
 	pullFirst = 4
@@ -118,16 +118,19 @@ type pull struct {
 	jobs  []queueJob
 	bytes int
 	ended bool
+
+	granted int // credits so far
 }
 
 // take is called by the queue. A job that comes after the end was given back.
 func (p *pull) take(j *router.Job) {
+	job := toQueueJob(j)
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.ended {
 		return
 	}
-	p.jobs = append(p.jobs, toQueueJob(j))
+	p.jobs = append(p.jobs, job)
 	p.bytes += len(j.Payload)
 	select {
 	case p.got <- struct{}{}:
@@ -146,16 +149,18 @@ func (p *pull) end() []queueJob {
 	return p.jobs
 }
 
-// credits returns how many jobs to take in all, and whether they are there.
+// credits returns how many jobs to take in all, and whether they are there. It never
+// takes back credits: a job may be on its way for each.
 func (p *pull) credits() (n int, some, enough bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	n = max(pullFirst, 2*len(p.jobs))
-	if p.bytes >= pullBytes {
-		n = len(p.jobs)
+	if len(p.jobs) >= p.granted {
+		if p.granted == p.most || p.bytes >= pullBytes {
+			return p.granted, true, true
+		}
+		p.granted = min(max(pullFirst, 2*p.granted), p.most)
 	}
-	n = min(n, p.most)
-	return n, len(p.jobs) > 0, len(p.jobs) >= n && len(p.jobs) > 0
+	return p.granted, len(p.jobs) > 0, false
 }
 
 // collect returns when there are enough jobs, when no more came for a moment, when
