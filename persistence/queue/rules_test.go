@@ -6,6 +6,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/headrace/headrace/internal/natstest"
@@ -192,6 +193,39 @@ func TestQ2EdgeKilledWithItsJobs(t *testing.T) {
 		h.ack(j)
 	}
 	eventuallyEmpty(t, second)
+}
+
+// TestQ2JobThatNoWorkerSawKeepsItsAttempts: the worker left while the job was
+// under way from NATS. The job has one attempt, and must not die without it.
+func TestQ2JobThatNoWorkerSawKeepsItsAttempts(t *testing.T) {
+	srv := natstest.Run(t)
+	s := start(t, srv.Conn(persistence.ConnectOptions()...), Config{Queues: []router.Queue{fastQueue(true)}})
+	pushed := mustPush(t, s, router.NewJob{Payload: []byte("1"), MaxAttempts: 1, Headers: map[string]string{"a": "b"}, Priority: router.PriorityHigh})
+	q := s.queues["q"]
+	for range 3 {
+		var m jetstream.Msg
+		natstest.Eventually(t, 10*time.Second, "job", func() bool {
+			for i := range q.streams { // it is pushed first, and put back after that
+				c, err := s.js.Consumer(t.Context(), q.streams[i].name, "high")
+				if err != nil {
+					t.Fatal(err)
+				}
+				if m, err = c.Next(jetstream.FetchMaxWait(50 * time.Millisecond)); err == nil {
+					return true
+				}
+			}
+			return false
+		})
+		q.puller.take(&nats.Msg{Subject: m.Subject(), Reply: m.Reply(), Header: m.Headers(), Data: m.Data()})
+	}
+	h := hire(t, s, 1)
+	j := h.next()
+	if j.ID != pushed.ID || j.Attempt != 1 || j.MaxAttempts != 1 || j.Priority != router.PriorityHigh || j.Headers["a"] != "b" || j.Origin.Seq != 1 {
+		t.Errorf("job %+v", j)
+	}
+	h.ack(j)
+	eventuallyEmpty(t, s)
+	eventuallyDead(t, s, 0)
 }
 
 // TestQ4LowProgressesUnderAFlood takes from a queue where everything waits.

@@ -2,6 +2,7 @@ package queue
 
 import (
 	"context"
+	"fmt"
 	"slices"
 	"time"
 
@@ -150,7 +151,9 @@ func (p *puller) take(m *nats.Msg) {
 	}
 	w := p.assign(heldKey{st, d.seq}, d.ack)
 	if w == nil { // its worker left while the job was under way
-		p.q.s.nak(d.ack, 0)
+		if !p.q.s.background(func(ctx context.Context) { p.q.putBack(ctx, &a) }) {
+			p.q.s.nak(d.ack, time.Second)
+		}
 		return
 	}
 	if planted.Bug(planted.ForgetsOnDelivery) {
@@ -172,6 +175,22 @@ func (q *queue) buryVanished(ctx context.Context, a *attempt) {
 	}
 	if err := q.bury(ctx, a, router.DeadVanished); err != nil {
 		q.s.cfg.Log.Warn("dead letter not stored", "queue", q.cfg.Name, "err", err)
+	}
+}
+
+// putBack has a job that no worker saw given out as the same attempt again: a
+// delivery counts (rule Q2), so giving it back alone would cost a job with one
+// attempt its life. What fails here costs an attempt.
+func (q *queue) putBack(ctx context.Context, a *attempt) {
+	same := a.env
+	same.attempt = a.number
+	id := fmt.Sprintf("back:%s:%s:%d:%d", same.run(), a.stream, a.seq, a.delivered)
+	_, err := q.s.publish(ctx, q.due(&same, a.payload, a.priority, id))
+	if err == nil {
+		err = q.s.settle(ctx, a.ack, ackDone)
+	}
+	if err != nil {
+		q.s.nak(a.ack, 0)
 	}
 }
 

@@ -22,7 +22,7 @@ type jobLoad struct {
 
 // floodJobs are pushed of each priority before there is any worker, and without
 // faults, to see that low priority progresses.
-const floodJobs = 200
+const floodJobs = 400
 
 // beginJobs floods the work queue, lets the workers in, and then pushes until stop
 // is closed.
