@@ -287,6 +287,9 @@ type invitation struct {
 	data     []byte
 	allow    router.Ops
 	override token.Override
+
+	ns     *router.Namespace
+	filter *filter // nil is none
 }
 
 // invite decides whether the client may subscribe.

@@ -134,10 +134,11 @@ func (s *session) checkName(channel string) error {
 
 func (s *session) publish(cmd *protocol.Command) {
 	req := cmd.Publish
-	err := s.allow(router.OpPublish, req.Channel)
-	if err == nil && req.Type != 0 {
-		err = router.Errorf(router.CodeNotAvailable, "map publications are not available")
+	if req.Type != typeStream {
+		s.publishMap(cmd)
+		return
 	}
+	err := s.allow(router.OpPublish, req.Channel)
 	if err == nil && len(req.Data) == 0 {
 		err = router.Errorf(router.CodeInvalid, "data is empty")
 	}

@@ -143,7 +143,7 @@ func (s *session) controlUnsubscribe(c *router.Control, done func(outcome)) {
 		// The push follows the last delivery.
 		s.srv.node.Unsubscribe(sub, func() {
 			s.push(&protocol.Push{Channel: c.Channel, Unsubscribe: &protocol.Unsubscribe{Code: c.Code, Reason: c.Reason}})
-			s.release(state)
+			s.leaveMap(state)
 			s.end()
 			done(outcomeDone)
 		})

@@ -37,6 +37,7 @@ func (s *Server) Shutdown(ctx context.Context) error {
 	go func() {
 		s.calls.Wait()
 		s.readers.Wait()
+		s.calls.Wait() // what the ends of sessions began
 		close(done)
 	}()
 	select {
@@ -119,4 +120,5 @@ func (s *Server) stop() {
 	s.cancel()
 	s.calls.Wait()
 	s.readers.Wait()
+	s.calls.Wait()
 }

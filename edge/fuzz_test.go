@@ -43,8 +43,27 @@ func FuzzProtobufFrames(f *testing.F) {
 	f.Fuzz(func(t *testing.T, frame []byte) { fuzzFrame(t, protobufWS, frame) })
 }
 
-func fuzzFrame(t *testing.T, k kind, frame []byte) {
-	s := newTestServer(t, newFakeRouter(), nil)
+// FuzzMapFrames does so where channels are maps.
+func FuzzMapFrames(f *testing.F) {
+	for _, s := range []string{
+		`{"id":2,"subscribe":{"channel":"m","type":1,"phase":2,"limit":1}}`,
+		`{"id":2,"subscribe":{"channel":"m","type":1,"phase":2,"limit":1,"cursor":"k00","offset":1,"epoch":"e"}}`,
+		`{"id":2,"subscribe":{"channel":"m","type":1,"phase":1,"offset":1,"epoch":"empty","recover":true,"tf":{"op":"not","nodes":[{"key":"a","cmp":"ex"}]}}}`,
+		`{"id":2,"subscribe":{"channel":"m","type":1}}` + "\n" + `{"id":3,"publish":{"channel":"m","type":1,"key":"k","removed":true}}`,
+	} {
+		f.Add([]byte(s))
+	}
+	f.Fuzz(func(t *testing.T, frame []byte) {
+		maps := newFakeMaps(router.MapOptions{Mode: router.MapPersistent, ClientKey: router.ClientKeyClient, RemoveOnUnsubscribe: true})
+		maps.fill(3)
+		fuzzOn(t, maps, jsonWS, frame)
+	})
+}
+
+func fuzzFrame(t *testing.T, k kind, frame []byte) { fuzzOn(t, newFakeRouter(), k, frame) }
+
+func fuzzOn(t *testing.T, r Router, k kind, frame []byte) {
+	s := newTestServer(t, r, nil)
 	sess, tr := newTestSession(s, k)
 	sess.connected = true
 	alive := sess.onFrame(frame)

@@ -42,6 +42,7 @@ type Server struct {
 	once     *onceCache
 	rpcSlots chan struct{} // calls of back ends under way
 	apiSlots chan struct{} // HTTP API calls under way
+	removals chan struct{} // of keys whose clients have gone
 
 	pullSlots chan struct{} // pulls that wait, a part of apiSlots
 
@@ -68,6 +69,7 @@ func New(cfg Config, node Router, sessions *Sessions) (*Server, error) {
 	s.rpcSlots = make(chan struct{}, cfg.RPCMaxInflight)
 	s.apiSlots = make(chan struct{}, cfg.APIMaxInflight)
 	s.pullSlots = make(chan struct{}, max(cfg.APIMaxInflight/2, 1))
+	s.removals = make(chan struct{}, maxKeyRemovals)
 	s.metrics = newMetrics(cfg.Registry, func() float64 { return float64(sessions.Count()) })
 	s.apiKeys = newKeySet(append(cfg.APIKeys, cfg.APIKey)...)
 	s.turnstile = newTurnstile(&s.cfg.Limits, s.metrics)

@@ -55,6 +55,7 @@ type channelState struct {
 	serverSide bool
 	busy       bool                // a subscribe or unsubscribe is in flight
 	running    bool                // release is running what waited
+	keyed      bool                // the client's key is set and to be removed, see map_leave.go
 	allow      router.Ops          // granted by the subscription token
 	waiting    []func(closed bool) // each counts as in flight, so MaxInflight bounds them
 }
@@ -210,7 +211,7 @@ func (s *session) find(channel string) *channelState {
 
 // forget drops the state of a channel that nothing refers to.
 func (s *session) forget(c *channelState) {
-	if c.busy || c.running || c.sub != nil || len(c.waiting) > 0 {
+	if c.busy || c.running || c.keyed || c.sub != nil || len(c.waiting) > 0 {
 		return
 	}
 	for i, other := range s.channels {
@@ -317,15 +318,20 @@ func (s *session) ended(d disconnect) {
 	channels := s.channels
 	s.channels = nil
 	var subs []*router.Subscription
+	var keyed []string
 	for _, c := range channels {
 		if c.sub != nil {
 			subs = append(subs, c.sub)
+		}
+		if c.keyed {
+			keyed = append(keyed, c.name)
 		}
 	}
 	s.mu.Unlock()
 	for _, sub := range subs {
 		s.srv.node.Unsubscribe(sub, nil)
 	}
+	s.leaveMaps(keyed)
 	s.srv.sessions.remove(s)
 	s.srv.metrics.disconnected(d)
 }
@@ -397,5 +403,6 @@ func (s *session) expire(c *channelState) {
 	s.srv.node.Unsubscribe(sub, func() {
 		s.push(&protocol.Push{Channel: sub.Channel, Unsubscribe: &protocol.Unsubscribe{
 			Code: uint32(unsubscribeExpired), Reason: unsubscribeText(unsubscribeExpired)}})
+		s.leaveExpired(c)
 	})
 }

@@ -108,6 +108,9 @@ func settle(s *Server, sess *session) {
 
 var volatile = regexp.MustCompile(`"(time|ttl)":\d+`)
 
+// unsetTime is the time of an entry that has none.
+var unsetTime = regexp.MustCompile(`"time":-?\d+`)
+
 // mustMint and mustMintSub sign with the tests' secret.
 func mustMint(c token.Connection) string { return must(token.MintConnection("secret", c)) }
 
@@ -182,7 +185,7 @@ var exchanges = map[string]exchange{
 		[]string{`{"id":2,"error":{"code":100,"message":"the cluster is temporarily unavailable","temporary":true}}`}, 0},
 	"unknown namespace":   {[]string{`{"id":2,"subscribe":{"channel":"a b:c"}}`}, []string{`{"id":2,"error":{"code":102,"message":"unknown namespace \"a b\""}}`}, 0},
 	"channel too long":    {[]string{`{"id":2,"subscribe":{"channel":"` + strings.Repeat("a", 256) + `"}}`}, []string{`{"id":2,"error":{"code":107,"message":"channel is longer than 255 bytes"}}`}, 0},
-	"map subscription":    {[]string{`{"id":2,"subscribe":{"channel":"a","type":1}}`}, []string{`{"id":2,"error":{"code":108,"message":"this subscription type is not available"}}`}, 0},
+	"map subscription":    {[]string{`{"id":2,"subscribe":{"channel":"a","type":1}}`}, []string{`{"id":2,"error":{"code":108,"message":"the channels of namespace \"default\" are no maps"}}`}, 0},
 	"rpc":                 {[]string{`{"id":2,"rpc":{"method":"x"}}`}, []string{`{"id":2,"error":{"code":108,"message":"no rpc is configured"}}`}, 0},
 	"send":                {[]string{`{"send":{"data":1}}`}, nil, 3508},
 	"ping":                {[]string{`{"id":2,"ping":{}}`}, nil, 3501},

@@ -21,8 +21,11 @@ func (s *session) subscribe(cmd *protocol.Command, state *channelState) {
 		s.release(state)
 		return
 	}
-	sub := &router.Subscription{Channel: req.Channel, Subscriber: s, Info: in.info,
-		NoPresence: off(in.override.Presence), NoJoinLeave: off(in.override.JoinLeave)}
+	if req.Type == typeMap {
+		s.walk(cmd, state, in)
+		return
+	}
+	sub := s.subscription(req.Channel, in)
 	s.begin()
 	s.srv.node.Subscribe(sub, router.SubscribeRequest{
 		Recover: req.Recover, Position: router.Position{Offset: req.Offset, Epoch: req.Epoch},
@@ -41,9 +44,27 @@ func (s *session) subscribe(cmd *protocol.Command, state *channelState) {
 	})
 }
 
+// subscription is the client's own to channel.
+func (s *session) subscription(channel string, in invitation) *router.Subscription {
+	return &router.Subscription{Channel: channel, Subscriber: s.subscriber(in.filter), Info: in.info,
+		NoPresence: off(in.override.Presence), NoJoinLeave: off(in.override.JoinLeave)}
+}
+
 // subscribed makes sub the session's and replies; both happen on the channel's
 // shard, so the reply precedes every push.
 func (s *session) subscribed(cmd *protocol.Command, state *channelState, sub *router.Subscription, in invitation, res router.SubscribeResult) {
+	if !s.own(state, sub, in) {
+		return
+	}
+	res.Publications = in.filter.pick(res.Publications)
+	r := s.subscribeResult(res, cmd.Subscribe.Offset, in.expireAt)
+	r.Data = s.kind.wireBytes(in.data)
+	s.reply(cmd, &protocol.Reply{Subscribe: r})
+}
+
+// own makes sub the session's. When the session is closed it ends sub and returns
+// false.
+func (s *session) own(state *channelState, sub *router.Subscription, in invitation) bool {
 	s.mu.Lock()
 	closed := s.closed
 	if !closed {
@@ -52,11 +73,8 @@ func (s *session) subscribed(cmd *protocol.Command, state *channelState, sub *ro
 	s.mu.Unlock()
 	if closed {
 		s.srv.node.Unsubscribe(sub, nil)
-		return
 	}
-	r := s.subscribeResult(res, cmd.Subscribe.Offset, in.expireAt)
-	r.Data = s.kind.wireBytes(in.data)
-	s.reply(cmd, &protocol.Reply{Subscribe: r})
+	return !closed
 }
 
 // subscribeResult is res as a client gets it that asked for what followed offset
@@ -112,7 +130,12 @@ func (s *session) admitTo(req *protocol.SubscribeRequest, state *channelState) (
 	if err := s.checkPayload(ns); err != nil {
 		return invitation{}, err
 	}
-	return s.invite(req.Channel, req.Token)
+	in, err := s.invite(req.Channel, req.Token)
+	if err == nil {
+		in.ns = ns
+		in.filter, err = newFilter(req.Tf)
+	}
+	return in, err
 }
 
 // checkPayload refuses what the session's protocol cannot carry.
@@ -127,13 +150,11 @@ func (s *session) checkSubscribable(req *protocol.SubscribeRequest) (*router.Nam
 	if err := s.checkName(req.Channel); err != nil {
 		return nil, err
 	}
-	switch {
-	case req.Type != 0:
-		return nil, router.Errorf(router.CodeNotAvailable, "this subscription type is not available")
-	case req.Tf != nil:
-		return nil, router.Errorf(router.CodeNotAvailable, "tags filters are not available")
+	ns, err := s.srv.node.Namespace(req.Channel)
+	if err == nil {
+		err = checkType(ns, req)
 	}
-	return s.srv.node.Namespace(req.Channel)
+	return ns, err
 }
 
 // errTokenExpired tells the client to bring a new token.
@@ -152,7 +173,7 @@ func (s *session) unsubscribe(cmd *protocol.Command, state *channelState) {
 	s.mu.Unlock()
 	done := func() {
 		s.reply(cmd, &protocol.Reply{Unsubscribe: &protocol.UnsubscribeResult{}})
-		s.release(state)
+		s.leaveMap(state)
 	}
 	if sub == nil {
 		done()

@@ -65,6 +65,21 @@ type Batch struct {
 	Channel string
 	Pushes  []Push
 	frames  [MaxFrameKinds][]byte
+	parts   map[any]*Batch // made by Part; nil for most
+}
+
+// Part returns the cached batch for key, made of b by build on first use: what all
+// subscribers get that want the same of b. It may be nil, which is nothing.
+func (b *Batch) Part(key any, build func(*Batch) *Batch) *Batch {
+	part, ok := b.parts[key]
+	if !ok {
+		part = build(b)
+		if b.parts == nil {
+			b.parts = make(map[any]*Batch, 1)
+		}
+		b.parts[key] = part
+	}
+	return part
 }
 
 // Frame returns the cached encoding of b for kind, in [0, MaxFrameKinds), made
@@ -133,6 +148,10 @@ type SubscribeRequest struct {
 	RejectUnrecovered bool
 	// Data is what the client sent beside; channels do not look at it.
 	Data []byte
+	// Fit, when set, says how many of the publications that were missed fit into the
+	// answer. With fewer than all nothing is subscribed: see SubscribeResult.More. It
+	// is called on the channel's shard and must not block.
+	Fit func([]*Publication) int
 }
 
 // SubscribeResult is what a subscriber is told before any push.
@@ -145,6 +164,10 @@ type SubscribeResult struct {
 	Recovered    bool
 	Position     Position // of the last entry the subscriber now knows of
 	Publications []*Publication
+	// More is true when only the first of the missed publications are in
+	// Publications. The subscription was then not made, and its Subscription may be
+	// used again.
+	More bool
 }
 
 // PublishRequest is one publication to make.

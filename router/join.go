@@ -16,6 +16,14 @@ type joiner struct {
 	refreshed bool
 }
 
+// fit is how many of pubs the subscriber takes with its answer.
+func (j *joiner) fit(pubs []*Publication) int {
+	if j.req.Fit == nil {
+		return len(pubs)
+	}
+	return j.req.Fit(pubs)
+}
+
 // join takes the channel from no knowledge to live (rule J1): interest was just
 // taken, so flush it to the server, then read the head at the leader. Copies that
 // arrive meanwhile wait in held.
@@ -126,6 +134,11 @@ func (c *liveChannel) answer(j *joiner) {
 				return
 			case verdictYes:
 				res.Recovered = true
+				if fits := j.fit(res.Publications); fits < len(res.Publications) {
+					res.Publications, res.More = res.Publications[:fits:fits], true
+					j.done(res, nil)
+					return
+				}
 				c.sh.n.cfg.Metrics.recoveries[true].Inc()
 			default:
 				c.sh.n.cfg.Metrics.recoveries[false].Inc()

@@ -41,6 +41,9 @@ type MapOptions struct {
 	MaxKeys int
 	// ClientKey says which keys clients may change: ClientKeyAny, or their own only.
 	ClientKey ClientKey
+	// RemoveOnUnsubscribe removes a client's own key when its subscription ends, or
+	// its connection. Needs ClientKeyClient. If its node is killed, KeyTTL does it.
+	RemoveOnUnsubscribe bool
 
 	// Operations allowed to clients beyond what their tokens allow; setting a key is
 	// OpPublish, which the namespace's own rules allow.
@@ -109,6 +112,8 @@ func (o *MapOptions) Validate() error {
 	check(o.MaxKeys > 0 && o.MaxKeys <= MaxStateKeys, "map.max_keys %d is not within 1 to %d", o.MaxKeys, MaxStateKeys)
 	check(o.ClientKey == ClientKeyAny || o.ClientKey == ClientKeyClient || o.ClientKey == ClientKeyUser,
 		"map.client_key %q is neither client_id, user_id nor empty", o.ClientKey)
+	check(!o.RemoveOnUnsubscribe || o.ClientKey == ClientKeyClient && o.KeyTTL > 0,
+		"map.remove_on_unsubscribe needs client_key client_id, and key_ttl for the clients of a node that is killed")
 	return errors.Join(errs...)
 }
 

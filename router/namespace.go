@@ -55,6 +55,9 @@ type Namespace struct {
 
 	Payload Payload
 
+	// TagsFilter lets subscribers say by tags which publications they want.
+	TagsFilter bool
+
 	// Recover makes every subscription recoverable, whether or not asked for
 	// (Centrifugo: force_recovery). Positioned does so for positioning.
 	Recover    bool

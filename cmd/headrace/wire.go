@@ -47,6 +47,7 @@ func namespaces(cfg config.Config) []router.Namespace {
 			UserLimited:             ns.UserLimited,
 			ChannelRegex:            ns.ChannelRegex,
 			Map:                     mapOptions(&ns.Map),
+			TagsFilter:              ns.TagsFilter,
 		}
 	}
 	return out

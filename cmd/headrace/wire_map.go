@@ -20,6 +20,7 @@ func mapOptions(m *config.Map) *router.MapOptions {
 		MaxValueBytes:         m.MaxValueBytes,
 		MaxKeys:               m.MaxKeys,
 		ClientKey:             router.ClientKey(m.ClientKey),
+		RemoveOnUnsubscribe:   m.RemoveOnLeave,
 		AllowRemove:           m.AllowRemove,
 		AllowRemoveSubscriber: m.AllowRemoveSubscriber,
 	}

@@ -14,6 +14,7 @@ type Map struct {
 	MaxValueBytes  int           `yaml:"max_value_bytes" doc:"largest value"`
 	MaxKeys        int           `yaml:"max_keys" doc:"keys in a channel, at most 200000"`
 	ClientKey      string        `yaml:"client_key" doc:"client_id or user_id: clients may change only the key that has their id as its name; empty is any key"`
+	RemoveOnLeave  bool          `yaml:"remove_on_unsubscribe" doc:"a client's own key is removed when its subscription or connection ends; needs client_key client_id and key_ttl, which does it when the node is killed"`
 	AllowRemove    bool          `yaml:"allow_remove" doc:"clients with a user id may remove keys"`
 
 	AllowRemoveSubscriber bool `yaml:"allow_remove_for_subscriber" doc:"subscribers may remove keys"`
