@@ -39,7 +39,7 @@ const (
 func queueRules(late time.Duration) check.QueueRules {
 	return check.QueueRules{
 		MaxAttempts: maxAttempts, Backoff: router.Backoff{Base: 500 * time.Millisecond, Factor: 2, Cap: 4 * time.Second, Jitter: 0.2},
-		Late: late, Again: 5 * time.Second, AgainBroken: 90 * time.Second,
+		Late: late, Again: 3 * time.Second, AgainBroken: 90 * time.Second,
 	}
 }
 

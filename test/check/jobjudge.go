@@ -170,13 +170,18 @@ func (v *verifier) again(t *ticket, c *jobCopy) {
 		if after <= 0 || c.key.redriven > 0 && slices.ContainsFunc(t.redrives, asked) { // redriven once more
 			continue
 		}
-		if after > t.rules.AgainBroken || after > t.rules.Again && steady(v.trouble, c.end.T-t.rules.AgainBroken, k.e.T) {
+		if after > t.rules.AgainBroken || after > t.rules.Again && v.flows(k.e.At, c.end.T-t.rules.Again, k.e.T) {
 			v.violated(t.bad(RuleJobAgain, k.e), "%s: delivery %d gave %s to %s as attempt %d, %v after the %s of delivery %d was acknowledged", t.queue,
 				k.e.Job.Take, t.payload, k.e.Who, k.e.Job.Attempt, after.Round(time.Millisecond), c.end.Job.Answer, c.end.Job.Take)
 			return
 		}
 		v.report.Jobs.Stale++
 	}
+}
+
+// flows reports whether nothing held up what was under way to an edge.
+func (v *verifier) flows(edge string, from, to time.Duration) bool {
+	return steady(v.ill[NATS], from, to) && steady(v.ill[edge], from, to)
 }
 
 // grain is how exact times are: clocks of processes are read one after the other.

@@ -84,7 +84,7 @@ type QueueRules struct {
 	// broken; 0 where queues are longer than workers are fast.
 	Late time.Duration
 	// Again is when a job whose end was acknowledged may be under way to a worker
-	// no longer: while nothing is broken, and in any case.
+	// no longer: while neither its edge nor NATS is broken, and in any case.
 	Again, AgainBroken time.Duration
 }
 
