@@ -131,6 +131,10 @@ func (w *stateWriter) prepare(ctx context.Context, c *router.Change) error {
 	default:
 		return router.Errorf(router.CodeDenied, "clients may change the key %q only: it is their %s", w.ownKey, w.options.ClientKey)
 	}
+	if w.options.RemoveOnUnsubscribe && !c.Remove {
+		// An rpc may be overtaken by the end of the subscription, and the key would stay.
+		return router.Errorf(router.CodeNotAvailable, "keys of this namespace last as long as the client's subscription: publish them there")
+	}
 	if w.options.Conflict == router.StrategyCustom && c.Strategy != "" && c.Strategy != router.StrategyCustom && !w.s.srv.cfg.Insecure {
 		return router.Errorf(router.CodeDenied, "a back end decides about changes in this namespace; strategy %q would pass it by", c.Strategy)
 	}

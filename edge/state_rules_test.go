@@ -44,7 +44,7 @@ func TestWhoMayUseState(t *testing.T) {
 			}
 			c := newRPCClient(t, newTestServer(t, f, func(cfg *Config) { cfg.Insecure = tt.insecure }), jsonWS, "42")
 			if tt.subscribed {
-				c.sess.onFrame([]byte(`{"id":2,"subscribe":{"channel":"map"}}`))
+				c.sess.onFrame([]byte(`{"id":2,"subscribe":{"channel":"map","type":1,"phase":2}}`))
 				settle(c.srv, c.sess)
 				c.tr.take()
 			}
@@ -92,18 +92,20 @@ func TestRulesOfStateForClients(t *testing.T) {
 		body      string
 		want, key string
 	}{
-		"any key":                              {user: "42", body: `{"channel":"map","key":"a","data":1}`, key: "a"},
-		"the client's key is its id":           {options: router.MapOptions{ClientKey: router.ClientKeyClient}, user: "42", body: `{"channel":"map","data":1}`, key: "c1"},
-		"and may be named":                     {options: router.MapOptions{ClientKey: router.ClientKeyClient}, user: "42", body: `{"channel":"map","key":"c1","data":1}`, key: "c1"},
-		"another is denied":                    {options: router.MapOptions{ClientKey: router.ClientKeyClient}, user: "42", body: `{"channel":"map","key":"c2","data":1}`, want: `103 clients may change the key "c1" only: it is their client_id`},
-		"the client's key is its user's id":    {options: router.MapOptions{ClientKey: router.ClientKeyUser}, user: "42", body: `{"channel":"map","data":1}`, key: "42"},
-		"another user's is denied":             {options: router.MapOptions{ClientKey: router.ClientKeyUser}, user: "42", body: `{"channel":"map","key":"43","data":1}`, want: `103 clients may change the key "42" only: it is their user_id`},
-		"a client without a user has none":     {options: router.MapOptions{ClientKey: router.ClientKeyUser}, body: `{"channel":"map","key":"","data":1}`, want: "103 the key is the user's id, and the client has none"},
-		"anonymous clients have no keys":       {body: `{"channel":"map","key":"a","data":1,"idempotency_key":"k"}`, want: noID},
-		"anonymous clients write without":      {body: `{"channel":"map","key":"a","data":1}`, key: "a"},
-		"nobody passes by the back end":        {options: router.MapOptions{Conflict: router.StrategyCustom}, user: "42", body: `{"channel":"map","key":"a","data":1,"strategy":"reject"}`, want: denied},
-		"who names the back end's is asked":    {options: router.MapOptions{Conflict: router.StrategyCustom}, user: "42", body: `{"channel":"map","key":"a","data":1,"strategy":"custom"}`, want: `{"applied":false,"reason":"rejected","message":"not on Sundays"}`},
-		"elsewhere a strategy may be chosen":   {options: router.MapOptions{Conflict: router.StrategyReject}, user: "42", body: `{"channel":"map","key":"a","data":1,"strategy":"merge"}`, key: "a"},
+		"any key":                            {user: "42", body: `{"channel":"map","key":"a","data":1}`, key: "a"},
+		"the client's key is its id":         {options: router.MapOptions{ClientKey: router.ClientKeyClient}, user: "42", body: `{"channel":"map","data":1}`, key: "c1"},
+		"and may be named":                   {options: router.MapOptions{ClientKey: router.ClientKeyClient}, user: "42", body: `{"channel":"map","key":"c1","data":1}`, key: "c1"},
+		"another is denied":                  {options: router.MapOptions{ClientKey: router.ClientKeyClient}, user: "42", body: `{"channel":"map","key":"c2","data":1}`, want: `103 clients may change the key "c1" only: it is their client_id`},
+		"the client's key is its user's id":  {options: router.MapOptions{ClientKey: router.ClientKeyUser}, user: "42", body: `{"channel":"map","data":1}`, key: "42"},
+		"another user's is denied":           {options: router.MapOptions{ClientKey: router.ClientKeyUser}, user: "42", body: `{"channel":"map","key":"43","data":1}`, want: `103 clients may change the key "42" only: it is their user_id`},
+		"a client without a user has none":   {options: router.MapOptions{ClientKey: router.ClientKeyUser}, body: `{"channel":"map","key":"","data":1}`, want: "103 the key is the user's id, and the client has none"},
+		"anonymous clients have no keys":     {body: `{"channel":"map","key":"a","data":1,"idempotency_key":"k"}`, want: noID},
+		"anonymous clients write without":    {body: `{"channel":"map","key":"a","data":1}`, key: "a"},
+		"nobody passes by the back end":      {options: router.MapOptions{Conflict: router.StrategyCustom}, user: "42", body: `{"channel":"map","key":"a","data":1,"strategy":"reject"}`, want: denied},
+		"who names the back end's is asked":  {options: router.MapOptions{Conflict: router.StrategyCustom}, user: "42", body: `{"channel":"map","key":"a","data":1,"strategy":"custom"}`, want: `{"applied":false,"reason":"rejected","message":"not on Sundays"}`},
+		"elsewhere a strategy may be chosen": {options: router.MapOptions{Conflict: router.StrategyReject}, user: "42", body: `{"channel":"map","key":"a","data":1,"strategy":"merge"}`, key: "a"},
+		"keys that last as a subscription does": {options: router.MapOptions{ClientKey: router.ClientKeyClient, RemoveOnUnsubscribe: true}, user: "42", body: `{"channel":"map","data":1}`,
+			want: "108 keys of this namespace last as long as the client's subscription: publish them there"},
 		"a channel with a name that is longer": {user: "42", body: `{"channel":"map` + strings.Repeat("x", 300) + `","key":"a","data":1}`, want: "107 channel is longer than 255 bytes"},
 	} {
 		t.Run(does, func(t *testing.T) {

@@ -217,7 +217,7 @@ func TestServerAPI(t *testing.T) {
 	}
 	for _, method := range serviceMethods(t, nc) {
 		// Those of queues are tested with the binary, cmd/headrace/queueapi_test.go, those
-		// of maps in edge.
+		// of maps in state_test.go.
 		elsewhere := slices.ContainsFunc([]string{"queue_", "dlq_", "map_", "state_"}, func(p string) bool { return strings.HasPrefix(method, p) })
 		if !used[method] && !elsewhere {
 			t.Errorf("method %s is not tested", method)

@@ -20,9 +20,18 @@ import (
 // serverSideJS is the channel that the JavaScript clients' token subscribes to.
 const serverSideJS = "h:server-js"
 
-// TestT2CentrifugeJS runs the unmodified npm package against three edges. It
-// needs node and npm; HEADRACE_REQUIRE_NODE=1 makes their absence a failure.
+// TestT2CentrifugeJS runs the unmodified npm package against three edges.
 func TestT2CentrifugeJS(t *testing.T) {
+	needNode(t)
+	h := newQueueHarness(t, 1, 3, testQueues(1))
+	backends(t, h.connect())
+	runJS(t, h, "clients.test.mjs", token.Connection{User: "js", Channels: []string{serverSideJS}})
+}
+
+// needNode skips a test of the JavaScript clients where there is no node or npm;
+// HEADRACE_REQUIRE_NODE=1 makes their absence a failure.
+func needNode(t *testing.T) {
+	t.Helper()
 	if _, err := exec.LookPath("npm"); err != nil {
 		if os.Getenv("HEADRACE_REQUIRE_NODE") != "" {
 			t.Fatal("npm is not installed")
@@ -36,18 +45,21 @@ func TestT2CentrifugeJS(t *testing.T) {
 			t.Fatalf("npm ci: %v\n%s", err, out)
 		}
 	}
-	h := newQueueHarness(t, 1, 3, testQueues(1))
-	backends(t, h.connect())
+}
+
+// runJS runs a file of tests with the JavaScript clients against the edges of h.
+func runJS(t *testing.T, h *harness, file string, user token.Connection) {
+	t.Helper()
 	var urls []string
 	for _, e := range h.list() {
 		urls = append(urls, e.url)
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, "node", "--test", "--test-reporter=spec", "clients.test.mjs")
+	cmd := exec.CommandContext(ctx, "node", "--test", "--test-reporter=spec", file)
 	cmd.Dir = "js"
 	cmd.Env = append(os.Environ(), "HEADRACE_EDGES="+strings.Join(urls, ","),
-		"HEADRACE_TOKEN="+mint(t, token.Connection{User: "js", Channels: []string{serverSideJS}}))
+		"HEADRACE_TOKEN="+mint(t, user))
 	out, err := cmd.CombinedOutput()
 	if err != nil {
 		t.Fatalf("node --test: %v\n%s", err, out)

@@ -211,8 +211,9 @@ func (a *app) printChanged(r *stateChanged, what string) error {
 	if r.Duplicate {
 		what += " before"
 	}
-	if r.Entry == nil {
-		return errors.New("the answer has no entry")
+	if r.Entry == nil { // of a repetition, when the original is no longer stored
+		_, err := fmt.Fprintln(a.stdout, what)
+		return err
 	}
 	_, err := fmt.Fprintf(a.stdout, "%s, version %s\n", what, r.Entry.name())
 	return err
