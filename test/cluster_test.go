@@ -42,7 +42,7 @@ func namespaces() []router.Namespace {
 	small.Name, small.HistorySize, small.Partitions = "small", 20, 2
 	def := base
 	def.Name = router.DefaultNamespace
-	return []router.Namespace{history, small, ephemeral, def}
+	return append([]router.Namespace{history, small, ephemeral, def}, mapNamespaces()...)
 }
 
 // harness runs edges in this process over one NATS server or a cluster of three.
