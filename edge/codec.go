@@ -147,7 +147,7 @@ func (k kind) wirePush(channel string, p *router.Push) *protocol.Push {
 // wirePublication is p as clients of kind k can take it: JSON clients get what is
 // not JSON as a base64 string and a tag that says so (router.PayloadAny).
 func (k kind) wirePublication(p *router.Publication) *protocol.Publication {
-	if k == jsonWS && !p.Removed && (!validJSON(p.Data) || bytes.IndexByte(p.Data, '\n') >= 0) {
+	if k == jsonWS && (p.Key == "" || len(p.Data) > 0) && (!validJSON(p.Data) || bytes.IndexByte(p.Data, '\n') >= 0) {
 		p = jsonPublication(p)
 	}
 	return &protocol.Publication{

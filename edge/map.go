@@ -14,7 +14,6 @@ const (
 	typeStream     = 0
 	typeMap        = 1
 	typeMapClients = 2
-	typeMapUsers   = 3
 )
 
 // Phases of a map subscription (SubscribeRequest.phase). A client reads the state in
@@ -38,7 +37,11 @@ const (
 // checkType refuses a subscription of a kind that the namespace does not have.
 func checkType(ns *router.Namespace, req *protocol.SubscribeRequest) error {
 	switch {
-	case req.Type != typeStream && req.Type != typeMap:
+	case ns.Members != "" && req.Type != typeMapClients:
+		return router.Errorf(router.CodeNotAvailable, "namespace %q shows who is in other channels: subscribe with type %d", ns.Name, typeMapClients)
+	case ns.Members == "" && req.Type == typeMapClients:
+		return router.Errorf(router.CodeNotAvailable, "namespace %q does not show who is in other channels", ns.Name)
+	case req.Type != typeStream && req.Type != typeMap && req.Type != typeMapClients:
 		return router.Errorf(router.CodeNotAvailable, "subscriptions of type %d are not available", req.Type)
 	case req.Type == typeMap && ns.Map == nil:
 		return router.Errorf(router.CodeNotAvailable, "the channels of namespace %q are no maps", ns.Name)

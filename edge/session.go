@@ -191,13 +191,18 @@ func (s *session) Deliver(_ *router.Subscription, b *router.Batch) {
 
 // Dropped implements router.Subscriber.
 func (s *session) Dropped(sub *router.Subscription, reason router.UnsubscribeReason) {
+	s.dropped(sub.Channel, sub, reason)
+}
+
+// dropped tells that sub, the session's in channel, has ended.
+func (s *session) dropped(channel string, sub *router.Subscription, reason router.UnsubscribeReason) {
 	s.mu.Lock()
-	if c := s.find(sub.Channel); c != nil && c.sub == sub {
+	if c := s.find(channel); c != nil && c.sub == sub {
 		c.sub = nil
 		s.forget(c)
 	}
 	s.mu.Unlock()
-	s.push(&protocol.Push{Channel: sub.Channel, Unsubscribe: &protocol.Unsubscribe{Code: uint32(reason), Reason: unsubscribeText(reason)}})
+	s.push(&protocol.Push{Channel: channel, Unsubscribe: &protocol.Unsubscribe{Code: uint32(reason), Reason: unsubscribeText(reason)}})
 }
 
 func (s *session) find(channel string) *channelState {
@@ -401,7 +406,7 @@ func (s *session) expire(c *channelState) {
 	}
 	// The push follows the last delivery.
 	s.srv.node.Unsubscribe(sub, func() {
-		s.push(&protocol.Push{Channel: sub.Channel, Unsubscribe: &protocol.Unsubscribe{
+		s.push(&protocol.Push{Channel: c.name, Unsubscribe: &protocol.Unsubscribe{
 			Code: uint32(unsubscribeExpired), Reason: unsubscribeText(unsubscribeExpired)}})
 		s.leaveExpired(c)
 	})

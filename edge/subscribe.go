@@ -21,8 +21,12 @@ func (s *session) subscribe(cmd *protocol.Command, state *channelState) {
 		s.release(state)
 		return
 	}
-	if req.Type == typeMap {
+	switch req.Type {
+	case typeMap:
 		s.walk(cmd, state, in)
+		return
+	case typeMapClients:
+		s.watchMembers(cmd, state, in)
 		return
 	}
 	sub := s.subscription(req.Channel, in)

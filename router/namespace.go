@@ -17,6 +17,12 @@ const DefaultNamespace = "default"
 // entry of a key is a subject.
 const MaxHistorySize = 1000
 
+// Members says what of a channel's members is shown.
+type Members string
+
+// MembersClients shows one entry per client; clients need OpPresence in the channel.
+const MembersClients Members = "clients"
+
 // Payload says which payloads a namespace carries.
 type Payload string
 
@@ -52,6 +58,10 @@ type Namespace struct {
 	// Map makes the channels maps: keys with versioned values, of which the channel's
 	// history is the feed of changes. nil means that they are not.
 	Map *MapOptions
+
+	// Members, when set, makes the channel <namespace>:<channel> show who is in that
+	// channel. Nothing is published or stored in it.
+	Members Members
 
 	Payload Payload
 
@@ -110,6 +120,8 @@ func (ns *Namespace) Validate() error {
 	_, err := compileNameRule(ns.ChannelRegex)
 	check(err == nil, "channel_regex: %v", err)
 	check(ns.Payload == PayloadJSON || ns.Payload == PayloadBinary || ns.Payload == PayloadAny, "payload %q is neither json, binary nor any", ns.Payload)
+	check(ns.Members == "" || ns.Members == MembersClients, "members %q is neither clients nor empty", ns.Members)
+	check(ns.Members == "" || ns.HistorySize == 0 && ns.Map == nil, "members is not for namespaces with history or map")
 	err = ns.checkMap()
 	check(err == nil, "%v", err)
 	if ns.HistorySize > 0 {

@@ -30,6 +30,9 @@ func Permissions(cfg Config, opt PermissionOptions) natsperm.Set {
 	both(cfg.Prefix+ctlHello, "a new node asks for the others")
 	both(cfg.Prefix+ctlAsk, "questions to all nodes: presence, channels, messages")
 	for _, ns := range cfg.Namespaces {
+		if ns.Members != "" {
+			continue // its channels are views of others
+		}
 		if ns.HistorySize > 0 {
 			add(natsperm.Subscribe, cfg.Prefix+".live."+ns.Name+".>", "live copies of "+ns.Name)
 		} else {
@@ -60,6 +63,9 @@ func BackEndPermissions(cfg Config, opt PermissionOptions) natsperm.Set {
 	}
 	add(natsperm.Subscribe, "_INBOX.>", "answers to this back end")
 	for _, ns := range cfg.Namespaces {
+		if ns.Members != "" {
+			continue // its channels are views of others
+		}
 		if ns.HistorySize > 0 {
 			add(natsperm.Publish, cfg.Prefix+".in."+ns.Name+".>", "publish to channels of "+ns.Name)
 		} else {

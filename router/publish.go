@@ -22,8 +22,12 @@ func (n *Node) Publish(req PublishRequest, done func(Position, error)) {
 		done(Position{}, err)
 		return
 	}
-	if ns.Map != nil {
+	switch {
+	case ns.Map != nil:
 		done(Position{}, errMapChannel)
+		return
+	case ns.Members != "":
+		done(Position{}, Errorf(CodeNotAvailable, "namespace %q shows who is in other channels", ns.Name))
 		return
 	}
 	data, err := checkPayload(ns.Payload, req.Data)

@@ -48,6 +48,7 @@ func namespaces(cfg config.Config) []router.Namespace {
 			ChannelRegex:            ns.ChannelRegex,
 			Map:                     mapOptions(&ns.Map),
 			TagsFilter:              ns.TagsFilter,
+			Members:                 router.Members(ns.Members),
 		}
 	}
 	return out

@@ -146,7 +146,8 @@ type Namespace struct {
 	MemoryStorage bool          `yaml:"memory_storage" doc:"streams in memory: faster, gone when NATS restarts"`
 	Payload       string        `yaml:"payload" doc:"json; binary: any bytes, Protobuf clients only; any: any bytes, JSON clients get base64 of what is not JSON"`
 
-	TagsFilter bool `yaml:"allow_tags_filter" doc:"subscribers may say by tags which publications they want"`
+	Members    string `yaml:"members" doc:"clients: subscriptions of type 2 to <name>:<channel> show who is in that channel, which needs presence and join_leave and that the client may ask for its presence; such a namespace has no publications"`
+	TagsFilter bool   `yaml:"allow_tags_filter" doc:"subscribers may say by tags which publications they want"`
 
 	ForceRecovery    bool `yaml:"force_recovery" doc:"every subscription is recoverable"`
 	ForcePositioning bool `yaml:"force_positioning" doc:"every subscription has a position"`

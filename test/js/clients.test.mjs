@@ -62,6 +62,77 @@ for (const [kind, { make, encode, decode }] of Object.entries(kinds)) {
     }
   };
 
+  test(`${kind}: a map is read in pages and followed from edge to edge, under writes`, withClients(2, async (a, b) => {
+    const channel = fresh('map');
+    const written = new Map();
+    let writing = true;
+    const writer = (async () => {
+      for (let n = 0; writing; n++) {
+        const key = `key ${n % 40}`;
+        if (n % 9 === 8) {
+          await b.mapRemove(channel, key);
+          written.delete(key);
+        } else {
+          await b.mapPublish(channel, key, encode({ n }));
+          written.set(key, n);
+        }
+      }
+    })();
+    const sub = a.newMapSubscription(channel, { pageSize: 7 });
+    const seen = new Map();
+    let at = 0;
+    sub.on('sync', ({ entries }) => {
+      seen.clear();
+      at = 0;
+      for (const e of entries) { seen.set(e.key, decode(e.data).n); at = Math.max(at, e.offset); }
+    });
+    let doubles = 0;
+    sub.on('update', (u) => {
+      if (u.offset <= at) doubles++;
+      at = u.offset;
+      if (u.removed) seen.delete(u.key); else seen.set(u.key, decode(u.data).n);
+    });
+    let recovered = 0;
+    sub.on('subscribed', (ctx) => { if (ctx.recovered) recovered++; });
+    sub.subscribe();
+    await sub.ready(10000);
+    for (let i = 0; i < 6; i++) {
+      a.disconnect();
+      if (i === 3) sub._invalidateState(); // as the server would: read everything again
+      a.connect();
+      await sub.ready(10000);
+      await new Promise((resolve) => setTimeout(resolve, 100)); // the load goes on
+    }
+    writing = false;
+    await writer;
+    const same = () => seen.size === written.size && [...written].every(([k, n]) => seen.get(k) === n);
+    for (const end = Date.now() + 10000; !same() && Date.now() < end;) {
+      await new Promise((resolve) => setTimeout(resolve, 20)); // a poll with a deadline
+    }
+    assert.deepEqual(new Map([...seen].sort()), new Map([...written].sort()));
+    assert.equal(doubles, 0);
+    assert.ok(recovered >= 3, `${recovered} recoveries`);
+  }));
+
+  test(`${kind}: the members of a channel are a map`, withClients(2, async (a, b) => {
+    const channel = fresh('mapown');
+    const members = b.newMapClientsSubscription(`who:${channel}`);
+    const came = waitFor(members, 'update', (u) => !u.removed);
+    members.subscribe();
+    await members.ready(10000);
+    const sub = a.newMapSubscription(channel);
+    const connected = new Promise((resolve) => { a.once('connected', (ctx) => resolve(ctx.client)); });
+    a.disconnect();
+    a.connect();
+    const client = await connected;
+    sub.subscribe();
+    await sub.ready(10000);
+    assert.equal((await came).key, client);
+    const left = waitFor(members, 'update', (u) => u.removed);
+    a.disconnect();
+    assert.equal((await left).key, client);
+  }));
+
   test(`${kind}: a publication reaches a client of another edge`, withClients(2, async (a, b) => {
     for (const namespace of ['h', 'eph']) {
       const channel = fresh(namespace);

@@ -62,6 +62,11 @@ type SubscribeReply struct {
 	Epoch         string        `json:"epoch"`
 	Offset        uint64        `json:"offset"`
 	Publications  []Publication `json:"publications"`
+
+	// Of subscriptions to maps.
+	Phase  int           `json:"phase"`
+	Cursor string        `json:"cursor"`
+	State  []Publication `json:"state"`
 }
 
 // Publication is a publication as on the wire.
@@ -69,6 +74,11 @@ type Publication struct {
 	Data   json.RawMessage `json:"data"`
 	Offset uint64          `json:"offset"`
 	Epoch  string          `json:"epoch"`
+
+	// Of maps.
+	Key     string `json:"key"`
+	Removed bool   `json:"removed"`
+	Version uint64 `json:"version"`
 }
 
 // Push is one push.
