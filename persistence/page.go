@@ -4,9 +4,9 @@ import (
 	"cmp"
 	"context"
 	"encoding/base64"
-	"encoding/binary"
 	"errors"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/headrace/headrace/persistence/internal/jet"
@@ -16,59 +16,56 @@ import (
 // buckets is the number of parts that the hash of keys divides a channel into.
 const buckets = 256
 
-// cursor is where a page ends: keys are in order of bucket and name. width is how
-// many buckets the next request should ask for.
+// cursor is where a page ends: keys are in order of bucket and name.
 type cursor struct {
 	bucket int
+	life   string // of the channel; "" at the start
 	after  string // the last key told of bucket; "" is none
-	width  int
 }
 
-// The widths of a request: the whole channel, or 64, 16, 4 or 1 buckets.
-var widths = []int{buckets, 64, 16, 4, 1}
-
 func (c cursor) encode() string {
-	b := binary.AppendUvarint(nil, uint64(c.bucket))
-	b = binary.AppendUvarint(b, uint64(c.width))
-	return base64.RawURLEncoding.EncodeToString(append(b, c.after...))
+	return base64.RawURLEncoding.EncodeToString(append([]byte{byte(c.bucket)}, c.life+" "+c.after...))
 }
 
 var errCursor = router.Errorf(router.CodeInvalid, "malformed cursor")
 
 func decodeCursor(s string) (c cursor, err error) {
 	if s == "" {
-		return cursor{width: buckets}, nil
+		return cursor{}, nil
 	}
 	if len(s) > 2*router.MaxKeyLength {
 		return c, errCursor
 	}
 	b, err := base64.RawURLEncoding.DecodeString(s)
-	if err != nil {
+	if err != nil || len(b) == 0 {
 		return c, errCursor
 	}
-	for _, dst := range []*int{&c.bucket, &c.width} {
-		n, size := binary.Uvarint(b)
-		if size <= 0 || n > buckets {
-			return c, errCursor
-		}
-		*dst, b = int(n), b[size:]
+	life, after, ok := strings.Cut(string(b[1:]), " ")
+	if !ok || life == "" || len(after) > router.MaxKeyLength {
+		return c, errCursor
 	}
-	c.after = string(b)
-	if c.bucket >= buckets || !slices.Contains(widths, c.width) || len(c.after) > router.MaxKeyLength {
-		return cursor{}, errCursor
-	}
-	return c, nil
+	return cursor{int(b[0]), life, after}, nil
 }
 
-// subjects names buckets from c.bucket on, as many as c.width from where such a group
-// begins, and returns the bucket behind them.
-func (c cursor) subjects(heads string) (subjects []string, end int) {
-	start := c.bucket / c.width * c.width
-	end = start + c.width
+// width returns how many buckets, a power of 4, to ask for at once in order to get
+// about limit of keys keys.
+func width(keys, limit int) int {
+	w := buckets
+	for w > 1 && keys*w > min(limit, maxMulti*3/4)*buckets {
+		w /= 4
+	}
+	return w
+}
+
+// subjects names the group of width buckets that c.bucket is in, and returns the
+// bucket behind them.
+func (c cursor) subjects(heads string, width int) (subjects []string, end int) {
+	start := c.bucket / width * width
+	end = start + width
 	switch {
-	case c.width == buckets:
+	case width == buckets:
 		return []string{heads + ">"}, end
-	case c.width >= 16:
+	case width >= 16:
 		for b := start / 16; b < end/16; b++ {
 			subjects = append(subjects, heads+hexDigits[b:b+1]+".>")
 		}
@@ -93,6 +90,9 @@ func (ks *keyStore) Page(ctx context.Context, channel, at string, limit int) (ro
 		return router.StatePage{}, err
 	}
 	page := router.StatePage{Position: p.position(&h)}
+	if c.life != "" && c.life != h.Life {
+		return page, router.Errorf(router.CodeUnrecoverable, "the state was cleared while it was read")
+	}
 	if h.Mark == nil {
 		return page, nil
 	}
@@ -102,7 +102,7 @@ func (ks *keyStore) Page(ctx context.Context, channel, at string, limit int) (ro
 	}
 	now := time.Now()
 	for c.bucket < buckets {
-		entries, end, err := p.readBuckets(ctx, channel, &c, reached)
+		entries, end, err := p.readBuckets(ctx, channel, c, width(h.Mark.Keys, limit-len(page.Entries)+1), reached)
 		if err != nil {
 			return page, err
 		}
@@ -121,15 +121,12 @@ func (ks *keyStore) Page(ctx context.Context, channel, at string, limit int) (ro
 			}
 			if len(page.Entries) == limit {
 				last := page.Entries[limit-1].Key
-				page.Next = cursor{bucket: int(bucketOf(last)), after: last, width: c.width}.encode()
+				page.Next = cursor{int(bucketOf(last)), h.Life, last}.encode()
 				return page, nil
 			}
 			page.Entries = append(page.Entries, s)
 		}
-		c.bucket, c.after = end, ""
-		if len(entries) < maxMulti/8 { // sparse: ask for more at a time
-			c.width = min(4*c.width, buckets)
-		}
+		c = cursor{bucket: end}
 	}
 	return page, nil
 }
@@ -137,12 +134,13 @@ func (ks *keyStore) Page(ctx context.Context, channel, at string, limit int) (ro
 // maxMulti is how many messages one multi_last answers.
 const maxMulti = 1024
 
-// readBuckets reads the newest entry of every key in buckets from c.bucket on, in
-// order of bucket and key, narrowing c.width until one request answers.
-func (p *keyPart) readBuckets(ctx context.Context, channel string, c *cursor, reached uint64) (entries []router.Entry, end int, err error) {
+// readBuckets reads the newest entry of every key in the group of width buckets that
+// c.bucket is in, or in a narrower one that one request answers, in order of bucket
+// and key. end is the bucket behind the group.
+func (p *keyPart) readBuckets(ctx context.Context, channel string, c cursor, width int, reached uint64) (entries []router.Entry, end int, err error) {
 	heads := p.heads(channel)
 	for {
-		subjects, end := c.subjects(heads)
+		subjects, end := c.subjects(heads, width)
 		err = p.keys.retrying(ctx, func(ctx context.Context) error {
 			r, err := p.keys.multiLast(ctx, subjects, 0)
 			if err != nil {
@@ -157,8 +155,8 @@ func (p *keyPart) readBuckets(ctx context.Context, channel string, c *cursor, re
 			entries, err = decodeAll(r.msgs)
 			return err
 		})
-		if errors.Is(err, errTooMany) && c.width > 1 {
-			c.width = widths[slices.Index(widths, c.width)+1]
+		if errors.Is(err, errTooMany) && width > 1 {
+			width /= 4
 			continue
 		}
 		if err != nil {

@@ -29,6 +29,10 @@ func TestClearTellsSubscribers(t *testing.T) {
 			t.Fatal(err)
 		}
 		_, at := e[0].all(t, 10)
+		begun, err := e[0].StatePage(t.Context(), "m:c", "", 3)
+		if err != nil || begun.Next == "" {
+			t.Fatalf("first page: %+v %v", begun, err)
+		}
 		ctx, cancel := context.WithCancel(t.Context())
 		var wg sync.WaitGroup
 		wg.Go(func() {
@@ -51,6 +55,9 @@ func TestClearTellsSubscribers(t *testing.T) {
 		wg.Wait()
 		if _, _, _, err := follow(e[1], &at); router.CodeOf(err) != router.CodeUnrecoverable {
 			t.Errorf("the old position is recovered: %v", err)
+		}
+		if _, err := e[1].StatePage(t.Context(), "m:c", begun.Next, 3); router.CodeOf(err) != router.CodeUnrecoverable {
+			t.Errorf("the next page of what was cleared: %v", err)
 		}
 		for _, e := range e {
 			state, _ := e.all(t, 2)

@@ -111,7 +111,8 @@ type GetOptions struct {
 type StatePage struct {
 	// Entries has present keys only, in an order that lasts over pages.
 	Entries []StateEntry
-	// Next continues behind this page; "" is the end.
+	// Next continues behind this page; "" is the end. After a clear it is refused
+	// with CodeUnrecoverable.
 	Next string
 	// Position is one up to which the page reflects the feed. Entries with a higher
 	// Offset may be in it: they will come again from the feed. Who joins the live

@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/http"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -42,7 +43,7 @@ func namespaces() []router.Namespace {
 	small.Name, small.HistorySize, small.Partitions = "small", 20, 2
 	def := base
 	def.Name = router.DefaultNamespace
-	return append([]router.Namespace{history, small, ephemeral, def}, mapNamespaces()...)
+	return slices.Concat([]router.Namespace{history, small, ephemeral, def}, mapNamespaces(), strategyNamespaces())
 }
 
 // harness runs edges in this process over one NATS server or a cluster of three.

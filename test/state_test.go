@@ -12,8 +12,8 @@ import (
 	"github.com/headrace/headrace/router"
 )
 
-// mapNamespaces are one for each strategy.
-func mapNamespaces() []router.Namespace {
+// strategyNamespaces are one for each strategy.
+func strategyNamespaces() []router.Namespace {
 	with := func(name string, o router.MapOptions) router.Namespace {
 		o.Mode = router.MapPersistent
 		ns := router.Namespace{Name: name, HistorySize: 100, Partitions: 1, Payload: router.PayloadJSON, Map: &o}
