@@ -15,7 +15,7 @@ type apiMethod func(ctx context.Context, body []byte) (any, error)
 
 // apiMethods are the methods of the server API, the same over HTTP and NATS.
 // Those in once take an idempotency_key that is answered from the results kept on
-// this node; publish and broadcast see to theirs themselves.
+// this node; publish, broadcast and inbox_send see to theirs themselves.
 func (s *Server) apiMethods() map[string]apiMethod {
 	methods := map[string]apiMethod{
 		"publish":        method(s.apiPublish),
@@ -25,6 +25,9 @@ func (s *Server) apiMethods() map[string]apiMethod {
 		"presence_stats": method(s.apiPresenceStats),
 		"channels":       method(s.apiChannels),
 		"info":           method(s.apiInfo),
+		"inbox_send":     method(s.apiInboxSend),
+		"inbox_list":     method(s.apiInboxList),
+		"inbox_unread":   method(s.apiInboxUnread),
 	}
 	once := map[string]apiMethod{
 		"history_remove": method(s.apiHistoryRemove),
@@ -35,6 +38,8 @@ func (s *Server) apiMethods() map[string]apiMethod {
 		"refresh":        method(s.apiRefresh),
 		"rpc":            method(s.apiRPC),
 		"batch":          method(s.apiBatch),
+		"inbox_ack":      method(s.apiInboxAck),
+		"inbox_clear":    method(s.apiInboxClear),
 	}
 	queue, queueOnce := s.queueMethods()
 	maps.Copy(methods, queue)

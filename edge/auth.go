@@ -287,6 +287,7 @@ type invitation struct {
 	data     []byte
 	allow    router.Ops
 	override token.Override
+	gone     bool // to be told unrecovered, though something was recovered; see resuming
 
 	ns     *router.Namespace
 	filter *filter // nil is none

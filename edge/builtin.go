@@ -22,13 +22,14 @@ type builtin func(ctx context.Context, s *session, data []byte) (any, error)
 // builtinPrefixes are the beginnings of methods that never go to a back end. What
 // has one and is not known is error 104; none of them needs rpc.allow, each has
 // rules of its own.
-var builtinPrefixes = []string{"queue.", "state."}
+var builtinPrefixes = []string{"inbox.", "queue.", "state."}
 
 // builtinMethods returns the table of all built-in methods. Each feature has a
 // part of it in a file of its own.
 func (s *Server) builtinMethods() map[string]builtin {
 	all := make(map[string]builtin)
 	for _, part := range []map[string]builtin{
+		s.inboxBuiltins(),
 		s.queueBuiltins(),
 		s.stateBuiltins(),
 	} {
@@ -60,6 +61,9 @@ func (s *session) callBuiltin(cmd *protocol.Command) {
 		return
 	}
 	counted := s.srv.metrics.builtins.MustCurryWith(prometheus.Labels{"method": cmd.Rpc.Method})
+	if cmd.Rpc.Method == methodInboxSend { // messages are stored in the order of commands
+		call = s.startInboxSend(cmd.Rpc.Data)
+	}
 	s.begin()
 	s.srv.calls.Go(func() {
 		defer s.end()

@@ -99,6 +99,8 @@ type Config struct {
 	// PersonalNamespace, when set, subscribes every client with a user id to the
 	// channel #<user> of that namespace.
 	PersonalNamespace string
+	// Inbox says what clients may do with inboxes.
+	Inbox InboxConfig
 
 	// AllowedOrigins lists values of the Origin header that may connect, "*"
 	// for all. Empty allows the own host only. Requests without Origin (not a

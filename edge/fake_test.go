@@ -182,6 +182,10 @@ func (f *fakeRouter) Send(context.Context, router.Target, []byte) (int, error) {
 	return 0, router.Errorf(router.CodeNotOnline, "target is not online")
 }
 
+func (f *fakeRouter) SendDirect(context.Context, router.Message) (int, error) {
+	return 0, router.Errorf(router.CodeNotOnline, "target is not online")
+}
+
 func (f *fakeRouter) Control(context.Context, router.Control) (router.Controlled, error) {
 	return router.Controlled{Sessions: 1}, nil
 }

@@ -22,6 +22,7 @@ type Router interface {
 	Channels(ctx context.Context, pattern string) (map[string]int, error)
 	Info(ctx context.Context) ([]router.NodeInfo, error)
 	Send(ctx context.Context, t router.Target, data []byte) (int, error)
+	SendDirect(ctx context.Context, m router.Message) (int, error)
 	Control(ctx context.Context, c router.Control) (router.Controlled, error)
 	AllowRPC(method string, who router.Access) error
 	RPC(ctx context.Context, req router.RPCRequest) ([]byte, error)

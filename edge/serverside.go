@@ -104,7 +104,8 @@ type serverChannel struct {
 
 // serverChannels returns those of a client with token t, each once.
 func (s *session) serverChannels(t *token.Connection) []serverChannel {
-	if len(t.Channels)+len(t.Subs) == 0 && s.srv.cfg.PersonalNamespace == "" {
+	inbox := &s.srv.cfg.Inbox
+	if len(t.Channels)+len(t.Subs) == 0 && s.srv.cfg.PersonalNamespace == "" && !inbox.AutoSubscribe {
 		return nil
 	}
 	var channels []serverChannel
@@ -123,6 +124,11 @@ func (s *session) serverChannels(t *token.Connection) []serverChannel {
 	}
 	if ns := s.srv.cfg.PersonalNamespace; ns != "" && t.User != "" {
 		add(router.Channel{Namespace: ns, Name: "#" + t.User}.String(), token.SubscribeOptions{})
+	}
+	if inbox.AutoSubscribe && inbox.Service != nil {
+		if own, err := inbox.Service.Channel(t.User); err == nil { // others have no inbox
+			add(own, token.SubscribeOptions{})
+		}
 	}
 	return channels
 }

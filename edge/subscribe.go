@@ -29,22 +29,40 @@ func (s *session) subscribe(cmd *protocol.Command, state *channelState) {
 		s.watchMembers(cmd, state, in)
 		return
 	}
-	sub := s.subscription(req.Channel, in)
-	s.begin()
-	s.srv.node.Subscribe(sub, router.SubscribeRequest{
+	if device, err := s.deviceOf(req); err != nil || device != "" {
+		if err == nil {
+			s.resume(cmd, state, in, device)
+			return
+		}
+		s.fail(cmd, err)
+		s.release(state)
+		return
+	}
+	s.subscribeFrom(cmd, state, in, router.SubscribeRequest{
 		Recover: req.Recover, Position: router.Position{Offset: req.Offset, Epoch: req.Epoch},
 		Recoverable: req.Recoverable || on(in.override.ForceRecovery), Positioned: req.Positioned || on(in.override.ForcePositioning),
 		JoinLeave:         req.JoinLeave || on(in.override.ForceJoinLeave),
 		RejectUnrecovered: req.Flag&flagRejectUnrecovered != 0,
 		Data:              req.Data,
-	}, func(res router.SubscribeResult, err error) {
-		if err != nil {
+	}, nil)
+}
+
+// subscribeFrom subscribes as req says. When that fails and again, unless nil,
+// returns true, it goes on elsewhere.
+func (s *session) subscribeFrom(cmd *protocol.Command, state *channelState, in invitation, req router.SubscribeRequest, again func(error) bool) {
+	sub := s.subscription(cmd.Subscribe.Channel, in)
+	s.begin()
+	s.srv.node.Subscribe(sub, req, func(res router.SubscribeResult, err error) {
+		defer s.end()
+		switch {
+		case err == nil:
+			s.subscribed(cmd, state, sub, in, req.Position.Offset, res)
+		case again != nil && again(err):
+			return
+		default:
 			s.fail(cmd, err)
-		} else {
-			s.subscribed(cmd, state, sub, in, res)
 		}
 		s.release(state)
-		s.end()
 	})
 }
 
@@ -55,13 +73,14 @@ func (s *session) subscription(channel string, in invitation) *router.Subscripti
 }
 
 // subscribed makes sub the session's and replies; both happen on the channel's
-// shard, so the reply precedes every push.
-func (s *session) subscribed(cmd *protocol.Command, state *channelState, sub *router.Subscription, in invitation, res router.SubscribeResult) {
+// shard, so the reply precedes every push. since is what it asked to recover from.
+func (s *session) subscribed(cmd *protocol.Command, state *channelState, sub *router.Subscription, in invitation, since uint64, res router.SubscribeResult) {
 	if !s.own(state, sub, in) {
 		return
 	}
 	res.Publications = in.filter.pick(res.Publications)
-	r := s.subscribeResult(res, cmd.Subscribe.Offset, in.expireAt)
+	r := s.subscribeResult(res, since, in.expireAt)
+	r.Recovered = r.Recovered && !in.gone
 	r.Data = s.kind.wireBytes(in.data)
 	s.reply(cmd, &protocol.Reply{Subscribe: r})
 }

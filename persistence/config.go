@@ -49,6 +49,9 @@ type Config struct {
 	// that an append needs no read. About 150 bytes each; 65,536 by default.
 	HeadCache int
 
+	// Cursors keeps cursors of inboxes.
+	Cursors CursorsConfig
+
 	Log     *slog.Logger
 	Metrics prometheus.Registerer // nil: count, but show nobody
 }
@@ -97,6 +100,9 @@ func (c *Config) validate() error {
 	}
 	if c.Replicas < 1 || c.Replicas > 5 || c.Replicas%2 == 0 {
 		errs = append(errs, fmt.Errorf("persistence: replicas %d is not 1, 3 or 5", c.Replicas))
+	}
+	if c.Cursors.Enabled && c.Cursors.TTL < time.Second {
+		errs = append(errs, fmt.Errorf("persistence: a cursor's time to live %v is below 1s", c.Cursors.TTL))
 	}
 	if c.HeadCache < 0 || c.MaxQueuedPerKey < 0 || c.MaxQueuedBytes < 0 {
 		errs = append(errs, errors.New("persistence: a bound is negative"))

@@ -189,3 +189,18 @@ func count(c prometheus.Counter) float64 {
 	}
 	return m.GetCounter().GetValue()
 }
+
+// runNode runs a router's node until the test ends, and returns when it is ready.
+func runNode(t *testing.T, node *router.Node) {
+	t.Helper()
+	ctx, stop := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- node.Run(ctx) }()
+	t.Cleanup(func() {
+		stop()
+		if err := <-done; err != nil {
+			t.Errorf("run: %v", err)
+		}
+	})
+	natstest.Eventually(t, 30*time.Second, "readiness", func() bool { return node.Ready() == nil })
+}

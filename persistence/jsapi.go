@@ -71,36 +71,55 @@ func (p *stream) getWithHeader(ctx context.Context, in getRequest) (e router.Ent
 }
 
 func (p *stream) getMessage(ctx context.Context, in getRequest) (e router.Entry, subject string, h nats.Header, err error) {
+	m, err := p.getRaw(ctx, in)
+	if err != nil || m == nil {
+		return e, "", nil, err
+	}
+	if h, err = nats.DecodeHeadersMsg(m.header); err != nil {
+		return e, "", nil, fmt.Errorf("decode get: %w", err)
+	}
+	if e, err = decodeEntry(h, m.data); err != nil {
+		return e, m.subject, h, err
+	}
+	e.Seq, e.Time = m.seq, m.time
+	p.sawSeq(e.Seq)
+	return e, m.subject, h, nil
+}
+
+// storedMessage is a message of a stream as its leader tells it.
+type storedMessage struct {
+	subject string
+	seq     uint64
+	header  []byte // as on the wire
+	data    []byte
+	time    time.Time
+}
+
+// getRaw asks the leader for one message that need not be an entry. Nothing there
+// is nil.
+func (p *stream) getRaw(ctx context.Context, in getRequest) (*storedMessage, error) {
 	data, err := json.Marshal(in)
 	if err != nil {
-		return e, "", nil, fmt.Errorf("encode get: %w", err)
+		return nil, fmt.Errorf("encode get: %w", err)
 	}
 	m, err := p.req.Do(ctx, &nats.Msg{Subject: p.subjectMsgGet, Data: data})
 	if err != nil {
-		return e, "", nil, err
+		return nil, err
 	}
 	var a getAnswer
 	if err := json.Unmarshal(m.Data, &a); err != nil {
-		return e, "", nil, fmt.Errorf("decode get: %w", err)
+		return nil, fmt.Errorf("decode get: %w", err)
 	}
 	if a.Error != nil && a.Error.ErrCode != jet.CodeMessageNotFound {
-		return e, "", nil, a.Error
+		return nil, a.Error
 	}
 	if !p.replicated {
 		p.contact()
 	}
 	if a.Error != nil || a.Message == nil {
-		return e, "", nil, nil
+		return nil, nil
 	}
-	if h, err = nats.DecodeHeadersMsg(a.Message.Header); err != nil {
-		return e, "", nil, fmt.Errorf("decode get: %w", err)
-	}
-	if e, err = decodeEntry(h, a.Message.Data); err != nil {
-		return e, a.Message.Subject, h, err
-	}
-	e.Seq, e.Time = a.Message.Seq, a.Message.Time
-	p.sawSeq(e.Seq)
-	return e, a.Message.Subject, h, nil
+	return &storedMessage{a.Message.Subject, a.Message.Seq, a.Message.Header, a.Message.Data, a.Message.Time}, nil
 }
 
 type infoAnswer struct {

@@ -25,6 +25,9 @@ func streamsOf(cfg *Config, userLimit bool) (logs, keys, all []string) {
 	if len(logs) > 0 {
 		all = append(all, upper+"_IN", upper+"_DEAD_in")
 	}
+	if cfg.Cursors.Enabled {
+		all = append(all, cursorsStream(cfg.Prefix))
+	}
 	if userLimit {
 		all = append(all, userLimitStream(cfg.Prefix))
 	}
@@ -69,6 +72,13 @@ func Permissions(cfg Config, userLimit bool) []natsperm.Rule {
 		add("$JS.API.CONSUMER.MSG.NEXT."+in, "take plain NATS publications")
 		add("$JS.ACK."+in+".>", "acknowledge plain NATS publications")
 		add(cfg.Prefix+".dead.in.*", "put aside plain NATS publications that no log takes")
+	}
+	if cfg.Cursors.Enabled {
+		name := cursorsStream(cfg.Prefix)
+		add("$JS.API.STREAM.MSG.GET."+name, "read a device's cursor at the leader")
+		add("$JS.API.DIRECT.GET."+name, "list the devices of a user")
+		add("$JS.API.STREAM.PURGE."+name, "forget a device")
+		add(cfg.Prefix+".cur.*.*", "write a device's cursor")
 	}
 	if userLimit {
 		add(cfg.Prefix+".rate.*", "count publications of users")

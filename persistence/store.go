@@ -26,6 +26,7 @@ type Store struct {
 	keys      map[string]*keyStore    // by namespace; those whose channels are maps
 	streams   []*stream               // of all logs
 	ingest    *ingest                 // nil without logs
+	cursors   *cursors                // nil unless Config.Cursors has them
 }
 
 var (
@@ -78,6 +79,11 @@ func (s *Store) open(ctx context.Context) error {
 			if err := s.openKeys(ctx, &ns, l); err != nil {
 				return err
 			}
+		}
+	}
+	if s.cfg.Cursors.Enabled {
+		if err := s.openCursors(ctx); err != nil {
+			return err
 		}
 	}
 	if len(s.logs) == 0 {

@@ -43,6 +43,9 @@ type Config struct {
 	// RPC says which methods of back ends clients may call.
 	RPC RPCRules
 
+	// Inbox gives users inboxes; nil does not.
+	Inbox *InboxConfig
+
 	// RingCacheBytes bounds the memory of all rings (recent publications of
 	// channels held for recovery). 64 MiB by default.
 	RingCacheBytes int64

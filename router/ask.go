@@ -51,7 +51,7 @@ func (n *Node) ask(ctx context.Context, q question, take func(answerPart)) error
 	if err := nc.PublishRequest(n.cfg.Prefix+ctlAsk, inbox, body); err != nil {
 		return Unavailable("the cluster", err)
 	}
-	if err := n.gather(ctx, sub, waitFor, take); err != nil {
+	if err := n.gather(ctx, sub.NextMsgWithContext, waitFor, take); err != nil {
 		return Unavailable("the cluster", err)
 	}
 	return nil
@@ -61,13 +61,13 @@ func (n *Node) ask(ctx context.Context, q question, take func(answerPart)) error
 // are still alive.
 const recheckInterval = 100 * time.Millisecond
 
-// gather takes answers from sub until all nodes of waitFor have answered in full
-// or are gone.
-func (n *Node) gather(ctx context.Context, sub *nats.Subscription, waitFor map[string]bool, take func(answerPart)) error {
+// gather takes the answers that next returns until all nodes of waitFor have
+// answered in full or are gone.
+func (n *Node) gather(ctx context.Context, next func(context.Context) (*nats.Msg, error), waitFor map[string]bool, take func(answerPart)) error {
 	seen := make(map[string]int) // parts, by node
 	for len(waitFor) > 0 {
 		step, cancel := context.WithTimeout(ctx, recheckInterval)
-		m, err := sub.NextMsgWithContext(step)
+		m, err := next(step)
 		cancel()
 		switch {
 		case err == nil:

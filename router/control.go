@@ -24,6 +24,8 @@ type question struct {
 	Data    json.RawMessage `json:"data,omitempty"`
 	Raw     []byte          `json:"raw,omitempty"` // Data that is not JSON
 	Control *Control        `json:"control,omitempty"`
+	User    string          `json:"user,omitempty"`
+	Number  uint64          `json:"number,omitempty"`
 }
 
 const (
@@ -32,6 +34,7 @@ const (
 	askChannels = "channels"
 	askMessage  = "message"
 	askControl  = "control"
+	askInbox    = "inbox"
 )
 
 // answerPart is one part of a node's answer; a large answer has many, since a
@@ -57,6 +60,7 @@ var maxAnswerItems = 500
 // the subscriptions.
 func (n *Node) startControl() (stop func(), err error) {
 	nc, p := n.cfg.Core, n.cfg.Prefix
+	n.replies.prefix = nc.NewInbox() + "."
 	var subs []*nats.Subscription
 	stop = func() {
 		for _, s := range subs {
@@ -64,9 +68,10 @@ func (n *Node) startControl() (stop func(), err error) {
 		}
 	}
 	for subject, handle := range map[string]nats.MsgHandler{
-		p + ctlHeartbeat: n.members.receive,
-		p + ctlHello:     func(*nats.Msg) { n.members.beat(false) },
-		p + ctlAsk:       n.receiveQuestion,
+		p + ctlHeartbeat:       n.members.receive,
+		p + ctlHello:           func(*nats.Msg) { n.members.beat(false) },
+		p + ctlAsk:             n.receiveQuestion,
+		n.replies.prefix + "*": n.replies.receive,
 	} {
 		s, err := nc.Subscribe(subject, handle)
 		if err != nil {
@@ -84,6 +89,10 @@ func (n *Node) receiveQuestion(m *nats.Msg) {
 	var q question
 	if err := json.Unmarshal(m.Data, &q); err != nil || m.Reply == "" {
 		n.cfg.Metrics.dropped[dropMalformed].Inc()
+		return
+	}
+	if q.Kind == askInbox {
+		n.answerInbox(m, q)
 		return
 	}
 	// Through a shard: after the node has stopped no goroutine may start.

@@ -37,6 +37,7 @@ type Metrics struct {
 	dropped       map[dropReason]prometheus.Counter
 	repairs       map[repairResult]prometheus.Counter
 	recoveries    map[bool]prometheus.Counter
+	inbox         *inboxMetrics
 }
 
 // NewMetrics returns metrics registered with reg, or not registered when reg is
@@ -65,6 +66,7 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 		dropped:       make(map[dropReason]prometheus.Counter),
 		repairs:       make(map[repairResult]prometheus.Counter),
 		recoveries:    make(map[bool]prometheus.Counter),
+		inbox:         newInboxMetrics(reg),
 	}
 	dropped := vec("dropped_total", "Messages that arrived and were not delivered.", "reason")
 	for _, r := range []dropReason{dropDuplicate, dropMalformed, dropJoinLeave} {

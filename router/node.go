@@ -28,6 +28,8 @@ type Node struct {
 	io                          chan struct{} // slots for joins and repairs: bounds requests in flight
 	controls                    chan struct{} // slots for controls, see maxControls
 	api                         *API          // nil until ServeAPI
+	inbox                       *Inbox        // nil without inboxes
+	replies                     replies       // to questions of this node; see askSmall
 
 	started time.Time
 	running atomic.Bool
@@ -85,7 +87,9 @@ func New(cfg Config) (*Node, error) {
 	}
 	n.members = newMembership(n)
 	n.rpcAllow, n.rpcAllowAnonymous = matchers(cfg.RPC.Allow), matchers(cfg.RPC.AllowAnonymous)
-	return n, nil
+	var err error
+	n.inbox, err = newInbox(n, cfg.Inbox)
+	return n, err
 }
 
 func setDefault[T comparable](p *T, v T) {

@@ -199,7 +199,7 @@ func TestServerAPI(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			user := strings.ToLower("u" + name)
 			sessions := []*session{dialUser(t, edges[0].url, user), dialUser(t, edges[1].url, user)}
-			for _, step := range apiSteps {
+			for _, step := range slices.Concat(inboxSteps, apiSteps) {
 				used[step.method] = true
 				answer := settled(call(t, step.method, filled(step.body, user)))
 				if want := filled(step.want, user); step.want != anyAnswer && answer != want {
@@ -247,7 +247,7 @@ func serviceMethods(t *testing.T, nc *nats.Conn) []string {
 		methods = append(methods, cmp.Or(e.Name, e.Subject))
 	}
 	slices.Sort(methods)
-	if len(methods) != 38 {
+	if len(methods) != 43 {
 		t.Errorf("the service offers %d methods: %v", len(methods), methods)
 	}
 	return methods

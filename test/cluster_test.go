@@ -43,7 +43,18 @@ func namespaces() []router.Namespace {
 	small.Name, small.HistorySize, small.Partitions = "small", 20, 2
 	def := base
 	def.Name = router.DefaultNamespace
-	return slices.Concat([]router.Namespace{history, small, ephemeral, def}, mapNamespaces(), strategyNamespaces())
+	inbox := router.InboxNamespace("inbox", 50, time.Hour, 2, false)
+	return slices.Concat([]router.Namespace{history, small, ephemeral, def, inbox}, mapNamespaces(), strategyNamespaces())
+}
+
+// storeConfig is what the tests' edges keep.
+func storeConfig(namespaces []router.Namespace) persistence.Config {
+	return persistence.Config{Namespaces: namespaces, Cursors: persistence.CursorsConfig{Enabled: true, TTL: time.Hour}}
+}
+
+// inboxes are those of the tests' edges.
+func inboxes(store *persistence.Store) *router.InboxConfig {
+	return &router.InboxConfig{Namespace: "inbox", MaxMessageBytes: 4096, MaxDevices: 4, DeviceTTL: time.Hour, Cursors: store.Cursors()}
 }
 
 // harness runs edges in this process over one NATS server or a cluster of three.
@@ -139,7 +150,9 @@ func (h *harness) startEdge() *edgeProc {
 	opening, stop := context.WithTimeout(ctx, 60*time.Second)
 	defer stop()
 	var err error
-	e.store, err = persistence.Open(opening, jets, persistence.Config{Namespaces: namespaces(), Replicas: h.replicas()})
+	kept := storeConfig(namespaces())
+	kept.Replicas = h.replicas()
+	e.store, err = persistence.Open(opening, jets, kept)
 	if err != nil {
 		h.t.Fatalf("open store: %v", err)
 	}
@@ -148,6 +161,7 @@ func (h *harness) startEdge() *edgeProc {
 	e.node, err = router.New(router.Config{
 		NodeID: e.id, NodeName: e.id, Namespaces: namespaces(), Core: core, Store: h.faults.wrap(e.store), Sessions: sessions,
 		RPC:           router.RPCRules{Allow: []string{"*"}, AllowAnonymous: []string{"open.*"}},
+		Inbox:         inboxes(e.store),
 		SweepInterval: 3 * time.Second, Linger: time.Second, Log: h.logger(),
 	})
 	if err != nil {
@@ -157,6 +171,7 @@ func (h *harness) startEdge() *edgeProc {
 	cfg.Insecure, cfg.APIInsecure, cfg.Tokens.HMACSecret = true, true, tokenSecret
 	cfg.DrainWindow = 2 * time.Second
 	cfg.Queues, cfg.QueueRules = e.queues, h.queues
+	cfg.Inbox = edge.InboxConfig{Service: e.node.Inbox(), Namespace: "inbox", AllowSend: true}
 	for _, change := range h.tune {
 		change(&cfg)
 	}

@@ -33,12 +33,12 @@ var usedParts = router.PermissionOptions{API: true, RPC: true}
 func permissionsOf(user string, namespaces []router.Namespace, queues ...router.Queue) natsperm.Set {
 	qc := queue.Config{Queues: queues}
 	if user == provisionUser {
-		s := persistence.ProvisionPermissions(persistence.Config{Namespaces: namespaces}, true)
+		s := persistence.ProvisionPermissions(storeConfig(namespaces), true)
 		s.Rules = append(s.Rules, queue.ProvisionPermissions(qc)...)
 		return s
 	}
 	s := router.Permissions(router.Config{Namespaces: namespaces}, usedParts)
-	s.Rules = append(s.Rules, persistence.Permissions(persistence.Config{Namespaces: namespaces}, true)...)
+	s.Rules = append(s.Rules, persistence.Permissions(storeConfig(namespaces), true)...)
 	s.Rules = append(s.Rules, queue.Permissions(qc)...)
 	return s
 }
@@ -103,7 +103,9 @@ func (h *harness) provision() {
 	defer cancel()
 	nc := h.connectAs(provisionUser, provisionUser)
 	defer nc.Close()
-	err := persistence.Provision(ctx, nc, persistence.Config{Namespaces: namespaces(), Replicas: h.replicas()}, nil)
+	kept := storeConfig(namespaces())
+	kept.Replicas = h.replicas()
+	err := persistence.Provision(ctx, nc, kept, nil)
 	if err == nil {
 		err = queue.Provision(ctx, nc, queue.Config{Queues: h.queues, Replicas: h.replicas()})
 	}

@@ -109,7 +109,7 @@ func expectDenial(t *testing.T, set *natsperm.Set, d natsperm.Direction, subject
 // provisionTwice makes the streams, and again as if an older version had made them.
 func provisionTwice(ctx context.Context, t *testing.T, srv *natstest.Server, nc *nats.Conn) {
 	t.Helper()
-	cfg := persistence.Config{Namespaces: permissionNamespaces()}
+	cfg := storeConfig(permissionNamespaces())
 	limit := &persistence.UserLimitConfig{Messages: 100, Window: time.Minute}
 	if err := persistence.Provision(ctx, nc, cfg, limit); err != nil {
 		t.Fatal(err)
@@ -153,7 +153,7 @@ func doEverything(ctx context.Context, t *testing.T, srv *natstest.Server, nc *n
 			t.Fatalf("%s: %v", what, err)
 		}
 	}
-	store, err := persistence.Open(ctx, nc, persistence.Config{Namespaces: permissionNamespaces()})
+	store, err := persistence.Open(ctx, nc, storeConfig(permissionNamespaces()))
 	must("open", err)
 	limit, err := store.UserLimit(ctx, persistence.UserLimitConfig{Messages: 100, Window: time.Minute})
 	must("user limit", err)
@@ -167,6 +167,7 @@ func doEverything(ctx context.Context, t *testing.T, srv *natstest.Server, nc *n
 
 	got := make(deliveries, 100)
 	must("count", limit.Take(ctx, "42"))
+	useCursors(ctx, t, store.Cursors())
 	for i, channel := range []string{"h:a", "h:b", "h:c", "h:d", "eph:a"} { // both partitions
 		done := make(chan error, 1)
 		sub := &router.Subscription{Channel: channel, Subscriber: got, Info: &router.ClientInfo{Client: fmt.Sprint("c", i), User: "42"}}
@@ -196,6 +197,24 @@ func doEverything(ctx context.Context, t *testing.T, srv *natstest.Server, nc *n
 		in, err2 := js.Stream(ctx, "HR_IN")
 		return err1 == nil && err2 == nil && dead.CachedInfo().State.Msgs == 1 && in.CachedInfo().State.Msgs == 0
 	})
+}
+
+// useCursors does what inboxes do with cursors.
+func useCursors(ctx context.Context, t *testing.T, c router.CursorStore) {
+	t.Helper()
+	if err := c.Put(ctx, "42", "phone", router.Cursor{Number: 1, Epoch: "e"}, 0); err != nil {
+		t.Fatalf("put a cursor: %v", err)
+	}
+	at, err := c.Get(ctx, "42", "phone")
+	if err != nil || at.Number != 1 {
+		t.Fatalf("get a cursor: %+v %v", at, err)
+	}
+	if all, err := c.List(ctx, "42"); err != nil || len(all) != 1 || all[0].Device != "phone" {
+		t.Fatalf("list cursors: %+v %v", all, err)
+	}
+	if err := c.Forget(ctx, "42", "phone", at.Seq); err != nil {
+		t.Fatalf("forget a cursor: %v", err)
+	}
 }
 
 // serveAndCall answers API calls and calls a back end.

@@ -145,11 +145,15 @@ func (a *app) configCommand() *cobra.Command {
 				streams += ns.Partitions
 			}
 		}
+		others := 9 * len(cfg.Queues)
+		if cfg.Inbox.Enabled {
+			others++ // the cursors
+		}
 		copies := replicas(cfg, cfg.NATS.URL != "")
 		// Every stream and consumer that is replicated is an HA asset of the cluster,
 		// and about 2,000 are what one carries; a queue is three streams and six consumers.
 		_, err = fmt.Fprintf(a.stdout, "ok: %d namespaces with %d history streams, %d queues; %d streams and consumers with %d replicas\n",
-			len(cfg.Namespaces), streams, len(cfg.Queues), streams+9*len(cfg.Queues), copies)
+			len(namespaces(cfg)), streams, len(cfg.Queues), streams+others, copies)
 		return err
 	}
 	show := &cobra.Command{Use: "print", Short: "Print the configuration in effect, secrets hidden", Args: exactArgs(0)}

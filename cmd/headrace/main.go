@@ -78,7 +78,7 @@ func (a *app) rootCommand() *cobra.Command {
 		return &usageError{err: err, hint: fmt.Sprintf("see `%s --help`", cmd.CommandPath())}
 	})
 	root.AddCommand(a.serveCommand(), a.configCommand(), a.permissionsCommand(), a.provisionCommand(), a.pubCommand(), a.subCommand(), a.historyCommand(),
-		a.tokenCommand(), a.rpcCommand(), a.queueCommand(), a.dlqCommand(), a.stateCommand(), a.presenceCommand(), a.channelsCommand(), a.infoCommand(), a.disconnectCommand(), a.versionCommand())
+		a.tokenCommand(), a.rpcCommand(), a.queueCommand(), a.dlqCommand(), a.stateCommand(), a.inboxCommand(), a.presenceCommand(), a.channelsCommand(), a.infoCommand(), a.disconnectCommand(), a.versionCommand())
 	return root
 }
 

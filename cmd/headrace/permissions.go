@@ -28,7 +28,7 @@ const (
 // permissionsFor returns what a NATS user must be allowed with cfg.
 func permissionsFor(cfg config.Config, who string, provision bool) natsperm.Set {
 	rc := router.Config{Prefix: cfg.NATS.Prefix, Namespaces: namespaces(cfg)}
-	pc := persistence.Config{Prefix: cfg.NATS.Prefix, Namespaces: namespaces(cfg)}
+	pc := persistence.Config{Prefix: cfg.NATS.Prefix, Namespaces: namespaces(cfg), Cursors: cursorsConfig(cfg)}
 	// Back ends are called for clients (rpc.allow) and by the HTTP API.
 	parts := router.PermissionOptions{API: cfg.NATS.API, RPC: true}
 	qc := queue.Config{Prefix: cfg.NATS.Prefix, Queues: queues(cfg)}

@@ -134,6 +134,7 @@ func newNode(ctx context.Context, cfg config.Config, nodeID string, b *broker, l
 		Core: b.core, Store: n.store, Sessions: sessions, Metrics: router.NewMetrics(n.registry), Log: log.With("part", "router"),
 		RPC:    router.RPCRules{Allow: cfg.RPC.Allow, AllowAnonymous: cfg.RPC.AllowAnonymous},
 		Linger: cfg.Router.Linger, SweepInterval: cfg.Router.SweepInterval, HeartbeatInterval: cfg.Router.HeartbeatInterval,
+		Inbox: routerInbox(cfg, n.store),
 	})
 	if err != nil {
 		return nil, err
@@ -146,6 +147,7 @@ func newNode(ctx context.Context, cfg config.Config, nodeID string, b *broker, l
 		}
 	}
 	ec.Queues, ec.QueueRules = n.queues, queues(cfg)
+	ec.Inbox = edgeInbox(cfg, n.router)
 	n.edge, err = edge.New(ec, n.router, sessions)
 	return n, err
 }

@@ -51,7 +51,7 @@ func namespaces(cfg config.Config) []router.Namespace {
 			Members:                 router.Members(ns.Members),
 		}
 	}
-	return out
+	return append(out, inboxNamespaces(cfg)...)
 }
 
 // replicas is the number of copies of every stream: as configured, else three in
@@ -91,6 +91,7 @@ func storeConfig(cfg config.Config, clustered bool, log *slog.Logger, reg promet
 		Namespaces:     namespaces(cfg),
 		Replicas:       replicas(cfg, clustered),
 		PublishTimeout: cfg.Router.PublishTimeout,
+		Cursors:        cursorsConfig(cfg),
 		Log:            log.With("part", "persistence"),
 		Metrics:        reg,
 	}

@@ -25,6 +25,7 @@ type Config struct {
 	HTTPAPI             HTTPAPI     `yaml:"http_api"`
 	RPC                 RPC         `yaml:"rpc"`
 	Router              Router      `yaml:"router"`
+	Inbox               Inbox       `yaml:"inbox"`
 	Log                 Log         `yaml:"log"`
 	Namespaces          []Namespace `yaml:"namespaces" doc:"channel rules; the entry named default is for channels without a namespace"`
 	Queues              []Queue     `yaml:"queues" doc:"durable queues"`
@@ -212,7 +213,8 @@ func Default() Config {
 			HeartbeatInterval: time.Second,
 			PublishTimeout:    15 * time.Second,
 		},
-		Log: Log{Level: "info", Format: "text"},
+		Inbox: defaultInbox(),
+		Log:   Log{Level: "info", Format: "text"},
 	}
 }
 

@@ -37,6 +37,8 @@ type Reply struct {
 	Subscribe *SubscribeReply `json:"subscribe"`
 	RPC       *Publication    `json:"rpc"`
 	Push      *Push           `json:"push"`
+
+	Raw string `json:"-"` // for those who keep what Event.Raw says
 }
 
 // ConnectReply is the reply to connect.
