@@ -82,7 +82,6 @@ func (p *keyPart) level(ctx context.Context, channel string, h head) (channelSta
 	if err != nil {
 		return next, err
 	}
-	next.entry = e
 	if known && st.head.life == e.Life && e.Number > st.head.number && e.Number <= st.head.number+uint64(max(len(passed), 1)) {
 		next.gen = st.gen // nothing passed unseen
 		for i := range len(passed) - 1 {
@@ -101,7 +100,7 @@ func (p *keyPart) level(ctx context.Context, channel string, h head) (channelSta
 		if err != nil {
 			return next, jet.Unavailable("state", err)
 		}
-		p.learn(channel, &next)
+		p.learn(channel, &next, &e)
 	}
 	p.known.Add(channel, next)
 	return next, nil
@@ -125,9 +124,9 @@ func (p *keyPart) entryAt(ctx context.Context, h head, passed []router.Entry) (e
 	return e, nil
 }
 
-// learn notes the newest entry of st as what its key is now.
-func (p *keyPart) learn(channel string, st *channelState) {
-	image := st.entry
+// learn notes e, the newest entry of a channel, as what its key is now.
+func (p *keyPart) learn(channel string, st *channelState, e *router.Entry) {
+	image := *e
 	image.Seq = st.image
 	p.current.put(keyID{channel, image.Mark.Key}, st.gen, image)
 }
@@ -253,8 +252,8 @@ func (c *change) repeated(ctx context.Context, cur router.Entry) error {
 // stored implements plan.
 func (c *change) stored(ctx context.Context, e *router.Entry) error {
 	st := channelState{
-		head:  head{e.Number, e.Seq, e.Life},
-		entry: *e, keys: e.Mark.Keys, gen: c.before.gen,
+		head: head{e.Number, e.Seq, e.Life},
+		keys: e.Mark.Keys, gen: c.before.gen,
 	}
 	var err error
 	if st.image, err = c.p.materialise(ctx, c.channel, e, true); err != nil {
@@ -264,7 +263,7 @@ func (c *change) stored(ctx context.Context, e *router.Entry) error {
 	if c.before.head.number+1 != e.Number || e.Number > 1 && c.before.head.life != e.Life {
 		st.gen = c.p.current.generation()
 	}
-	c.p.learn(c.channel, &st)
+	c.p.learn(c.channel, &st, e)
 	c.p.known.Add(c.channel, st)
 	c.p.saw(c.channel, e, 0)
 	return nil

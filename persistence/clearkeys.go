@@ -57,7 +57,7 @@ func (c *clearing) prepare(ctx context.Context, h head) (router.Entry, error) {
 // stored implements plan: it purges what the marker has made worthless. Changes of
 // the new life lie above.
 func (c *clearing) stored(ctx context.Context, e *router.Entry) error {
-	st := channelState{head: head{e.Number, e.Seq, e.Life}, entry: *e, gen: c.p.current.generation()}
+	st := channelState{head: head{e.Number, e.Seq, e.Life}, gen: c.p.current.generation()}
 	c.p.known.Add(c.channel, st)
 	purge := func(s *stream, filter string, below uint64) error {
 		return s.retrying(ctx, func(ctx context.Context) error {

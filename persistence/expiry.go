@@ -20,8 +20,9 @@ const (
 	// maxExpiring bounds the keys whose expiry a partition remembers, at about 200
 	// bytes each. Those above are found by the scan.
 	maxExpiring = 200_000
-	// sweepAtOnce bounds the removals under way.
+	// sweepAtOnce bounds the removals under way, maxSweep those of one look.
 	sweepAtOnce = 64
+	maxSweep    = 4096
 )
 
 type expiring struct {
@@ -98,6 +99,7 @@ func (p *keyPart) sweep(ctx context.Context) {
 	tick := time.NewTicker(sweepEvery)
 	defer tick.Stop()
 	defer p.tails.prune(true)
+	slots := make(chan struct{}, sweepAtOnce)
 	for {
 		select {
 		case <-ctx.Done():
@@ -105,16 +107,12 @@ func (p *keyPart) sweep(ctx context.Context) {
 		case <-tick.C:
 		}
 		p.tails.prune(false)
-		for {
-			all := p.expiry.due(time.Now(), sweepAtOnce)
-			var wg sync.WaitGroup
-			for _, x := range all {
-				wg.Add(1)
-				p.expire(x, wg.Done)
-			}
-			wg.Wait()
-			if len(all) < sweepAtOnce || ctx.Err() != nil {
-				break
+		for _, x := range p.expiry.due(time.Now(), maxSweep) {
+			select {
+			case slots <- struct{}{}:
+				p.expire(x, func() { <-slots })
+			case <-ctx.Done():
+				return
 			}
 		}
 	}

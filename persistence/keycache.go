@@ -11,8 +11,7 @@ import (
 // channelState is what was last known of a channel: its newest entry, which is in
 // the image. It is never changed, only replaced.
 type channelState struct {
-	head  head
-	entry router.Entry // the newest; zero when there is none
+	head head
 	// image is where the newest entry lies in the key store; 0 for a marker.
 	image uint64
 	keys  int

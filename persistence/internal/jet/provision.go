@@ -163,7 +163,10 @@ func Reconcile(have, want jetstream.StreamConfig) (next jetstream.StreamConfig, 
 	for _, l := range []struct {
 		dst        *int64
 		have, want int64
-	}{{&next.MaxMsgs, have.MaxMsgs, want.MaxMsgs}, {&next.MaxBytes, have.MaxBytes, want.MaxBytes}} {
+	}{
+		{&next.MaxMsgs, have.MaxMsgs, want.MaxMsgs}, {&next.MaxBytes, have.MaxBytes, want.MaxBytes},
+		{&next.MaxMsgsPerSubject, have.MaxMsgsPerSubject, want.MaxMsgsPerSubject},
+	} {
 		if l.have > 0 && l.want > l.have { // 0 and -1 are without limit
 			*l.dst, change = l.want, true
 		}
