@@ -82,7 +82,8 @@ func fuzzOn(t *testing.T, r Router, k kind, frame []byte) {
 func FuzzAPI(f *testing.F) {
 	for _, s := range []string{
 		`{"channel":"a","data":1,"idempotency_key":"k"}`, `{"channels":["a"],"b64data":"AQ=="}`, `{"user":"u","channel":"a","recover_since":{"offset":1}}`,
-		`{"user":"u","disconnect":{"code":4000}}`, `{"commands":[{"publish":{"channel":"a"}},{"x":1},{}],"parallel":true}`, `{"method":"m"}`, `[]`, ``, `null`, "{\"data\":\n1}",
+		`{"user":"u","disconnect":{"code":4000}}`, `{"commands":[{"publish":{"channel":"a"}},{"x":1},{}],"parallel":true}`, `{"method":"m"}`, `[]`, ``, `null`,
+		`{"channel":"map","key":"k","data":1,"expect":{"version":0},"ttl":"1s"}`, `{"channel":"map","changes":[{"key":"k","remove":true}]}`, `{"channel":"map","cursor":"1","limit":-1}`, "{\"data\":\n1}",
 	} {
 		f.Add([]byte(s))
 	}

@@ -169,24 +169,17 @@ func (a *app) subCommand() *cobra.Command {
 		Long:  "Follow a channel over WebSocket until interrupted. A lost connection is made again, and what was missed is printed.",
 		Args:  exactArgs(1),
 	}
+	follow := followFlags(cmd)
 	flags := cmd.Flags()
-	url := flags.String("url", defaultURL, "`address` of a server")
-	token := flags.String("token", "", "connection `token`; @file reads it from a file")
-	subToken := flags.String("sub-token", "", "subscription `token`; @file reads it from a file")
 	since := flags.String("since", "", "begin after the `position` offset:epoch")
 	events := flags.Bool("events", false, "print joins and leaves too")
 	count := flags.Int("count", 0, "end after so many publications; 0 is never")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		cfg := wsclient.Config{URL: *url, Token: *token, SubToken: *subToken, Channel: args[0], JoinLeave: *events}
-		for _, t := range []*string{&cfg.Token, &cfg.SubToken} {
-			if path, ok := strings.CutPrefix(*t, "@"); ok {
-				data, err := os.ReadFile(path)
-				if err != nil {
-					return fmt.Errorf("read token: %w", err)
-				}
-				*t = strings.TrimSpace(string(data))
-			}
+		cfg, err := follow(args[0])
+		if err != nil {
+			return err
 		}
+		cfg.JoinLeave = *events
 		if *since != "" {
 			at, err := parsePosition(*since)
 			if err != nil {
@@ -194,13 +187,33 @@ func (a *app) subCommand() *cobra.Command {
 			}
 			cfg.Since = at
 		}
-		err := wsclient.Follow(cmd.Context(), cfg, a.printer(*events, *count))
+		err = wsclient.Follow(cmd.Context(), cfg, a.printer(*events, *count))
 		if errors.Is(err, errEnough) {
 			return nil
 		}
 		return err
 	}
 	return cmd
+}
+
+// followFlags adds the flags of commands that follow a channel.
+func followFlags(cmd *cobra.Command) func(channel string) (wsclient.Config, error) {
+	url := cmd.Flags().String("url", defaultURL, "`address` of a server")
+	token := cmd.Flags().String("token", "", "connection `token`; @file reads it from a file")
+	subToken := cmd.Flags().String("sub-token", "", "subscription `token`; @file reads it from a file")
+	return func(channel string) (wsclient.Config, error) {
+		cfg := wsclient.Config{URL: *url, Token: *token, SubToken: *subToken, Channel: channel}
+		for _, t := range []*string{&cfg.Token, &cfg.SubToken} {
+			if path, ok := strings.CutPrefix(*t, "@"); ok {
+				data, err := os.ReadFile(path)
+				if err != nil {
+					return cfg, fmt.Errorf("read token: %w", err)
+				}
+				*t = strings.TrimSpace(string(data))
+			}
+		}
+		return cfg, nil
+	}
 }
 
 // printer prints publications to standard output and everything else to

@@ -19,7 +19,8 @@ func (a *app) stateCommand() *cobra.Command {
 		Args:  noSuchCommand,
 		RunE:  func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	cmd.AddCommand(a.stateGetCommand(), a.stateSetCommand(), a.stateDeleteCommand(), a.stateHistoryCommand(), a.stateListCommand(), a.stateSyncCommand())
+	cmd.AddCommand(a.stateGetCommand(), a.stateSetCommand(), a.stateDeleteCommand(), a.stateHistoryCommand(), a.stateListCommand(), a.stateSyncCommand(),
+		a.stateWatchCommand())
 	return cmd
 }
 

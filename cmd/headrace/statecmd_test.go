@@ -1,6 +1,7 @@
 package main
 
 import (
+	"encoding/json"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -103,5 +104,44 @@ func TestStateSyncInBatches(t *testing.T) {
 	code, stdout, stderr := execute(t, in.String(), "state", "sync", "doc:many", "--url", url)
 	if n := strings.Count(stdout, `"applied":true`); code != exitOK || n != 250 {
 		t.Errorf("250 changes: code %d, %d applied, %s", code, n, stderr)
+	}
+}
+
+// A watch prints a map of several pages, each key once, and then what changes.
+func TestStateWatch(t *testing.T) {
+	const keys = 1100 // more than a page
+	url := startStates(t)
+	var in strings.Builder
+	for i := range keys {
+		fmt.Fprintf(&in, `{"key":"k%d","data":%d}`, i, i)
+	}
+	if code, _, stderr := execute(t, in.String(), "state", "sync", "doc:w", "--url", url); code != exitOK {
+		t.Fatal(stderr)
+	}
+	out, notes, done := newOutput(), newOutput(), make(chan int, 1)
+	go func() {
+		args := []string{"state", "watch", "doc:w", "--url", url, "--count", fmt.Sprint(keys + 2)}
+		done <- run(t.Context(), args, nil, strings.NewReader(""), out, notes)
+	}()
+	notes.find(t, `(subscribed)`)
+	for _, args := range [][]string{{"state", "set", "doc:w", "k7", `"new"`, "--url", url}, {"state", "delete", "doc:w", "k8", "--url", url}} {
+		if code, _, stderr := execute(t, "", args...); code != exitOK {
+			t.Fatal(stderr)
+		}
+	}
+	if code := <-done; code != exitOK {
+		t.Errorf("code %d", code)
+	}
+	lines := strings.Split(strings.TrimSpace(out.String()), "\n")
+	seen := make(map[string]bool)
+	for _, line := range lines[:min(keys, len(lines))] {
+		var e stateEntry
+		if err := json.Unmarshal([]byte(line), &e); err != nil || seen[e.Key] || e.Version != 1 {
+			t.Fatalf("line %s: %v", line, err)
+		}
+		seen[e.Key] = true
+	}
+	if len(lines) != keys+2 || !strings.Contains(lines[keys], `"data":"new"`) || !strings.Contains(lines[keys+1], `"removed":true`) {
+		t.Errorf("%d lines, the last ones %q", len(lines), lines[max(len(lines)-2, 0):])
 	}
 }

@@ -28,6 +28,8 @@ type Config struct {
 	// Since, when set, asks for what was published after it.
 	Since     *Position
 	JoinLeave bool
+	// Map follows a map: all its keys, then what changes.
+	Map bool
 }
 
 // Position is a place in a channel's history.
@@ -122,6 +124,7 @@ type follower struct {
 	cfg       Config
 	h         Handler
 	since     *Position
+	walk      mapWalk
 	connected bool // ever
 	progress  bool // since the last backoff
 }
@@ -141,6 +144,11 @@ type reply struct {
 		Position
 		Recoverable  bool              `json:"recoverable"`
 		Publications []json.RawMessage `json:"publications"`
+
+		// Of maps.
+		Phase  int               `json:"phase"`
+		Cursor string            `json:"cursor"`
+		State  []json.RawMessage `json:"state"`
 	} `json:"subscribe"`
 	Push *push `json:"push"`
 }
@@ -263,6 +271,8 @@ func (f *follower) message(conn *websocket.Conn, line []byte) (time.Duration, er
 		return 0, fmt.Errorf("decode message: %w", err)
 	}
 	switch {
+	case m.Error != nil && m.Error.Code == codeUnrecoverable && f.cfg.Map && (f.since != nil || f.walk.cursor != ""):
+		return 0, f.readAgain(conn)
 	case m.Error != nil:
 		if m.Error.Code == 100 || m.Error.Code == 111 || m.Error.Code == 113 { // temporary
 			f.connected = true // there is a server that will let us in
@@ -276,6 +286,8 @@ func (f *follower) message(conn *websocket.Conn, line []byte) (time.Duration, er
 			idle = time.Duration(m.Connect.Ping)*time.Second + pingSlack
 		}
 		return idle, f.subscribe(conn)
+	case m.Subscribe != nil && f.cfg.Map:
+		return 0, f.mapSubscribed(conn, &m)
 	case m.Subscribe != nil:
 		return 0, f.subscribed(&m)
 	case m.Push != nil:
@@ -287,6 +299,10 @@ func (f *follower) message(conn *websocket.Conn, line []byte) (time.Duration, er
 }
 
 func (f *follower) subscribe(conn *websocket.Conn) error {
+	if f.cfg.Map {
+		f.walk.cursor = "" // a walk goes on within one connection only
+		return f.subscribeMap(conn)
+	}
 	sub := map[string]any{"channel": f.cfg.Channel, "recoverable": true}
 	if f.cfg.JoinLeave {
 		sub["join_leave"] = true

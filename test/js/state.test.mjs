@@ -19,17 +19,18 @@ class Balanced extends WebSocket {
 const options = { websocket: Balanced, token: process.env.HEADRACE_TOKEN, minReconnectDelay: 10, maxReconnectDelay: 200, timeout: 10000 };
 
 const kinds = {
-  json: { make: () => new JSONClient('ws://balancer', options), call: async (c, method, data) => (await c.rpc(method, data)).data },
+  json: { make: () => new JSONClient('ws://balancer', options), call: async (c, method, data) => (await c.rpc(method, data)).data, decode: (v) => v },
   protobuf: {
     make: () => new ProtobufClient('ws://balancer', options),
     call: async (c, method, data) => JSON.parse(new TextDecoder().decode((await c.rpc(method, new TextEncoder().encode(JSON.stringify(data)))).data)),
+    decode: (v) => JSON.parse(new TextDecoder().decode(v)),
   },
 };
 
 let serial = 0;
 const fresh = (namespace) => `${namespace}:js-${process.pid}-${serial++}`;
 
-for (const [kind, { make, call }] of Object.entries(kinds)) {
+for (const [kind, { make, call, decode }] of Object.entries(kinds)) {
   const value = async (client, channel, key) => (await call(client, 'state.get', { channel, key, fresh: true })).entry?.data;
 
   // update reads a key, changes its value and stores it, again and again until
@@ -213,5 +214,41 @@ for (const [kind, { make, call }] of Object.entries(kinds)) {
       }
       await new Promise((resolve) => setTimeout(resolve, 50));
     }
+  });
+
+  devices('who watches a map has what the store has, while both devices change it', async (a, b) => {
+    const channel = fresh('doc');
+    await call(a, 'state.set', { channel, key: 'k0', data: 'before' });
+    const sub = b.newMapSubscription(channel);
+    const map = new Map();
+    sub.on('sync', ({ entries }) => {
+      map.clear();
+      for (const e of entries) map.set(e.key, decode(e.data));
+    });
+    sub.on('update', (e) => (e.removed ? map.delete(e.key) : map.set(e.key, decode(e.data))));
+    sub.subscribe();
+    await sub.ready(10000);
+    await Promise.all([a, b].map(async (c, who) => {
+      for (let i = 0; i < 60; i++) {
+        const key = `k${(i * 7 + who) % 10}`;
+        if (i % 5 === 4) await call(c, 'state.delete', { channel, key });
+        else await update(c, channel, key, () => `${who} ${i}`);
+      }
+    }));
+    await offline(b, async () => {
+      await call(a, 'state.set', { channel, key: 'k3', data: 'meanwhile' });
+      await call(a, 'state.delete', { channel, key: 'k4' });
+    });
+    await call(a, 'state.set', { channel, key: 'end', data: 1 });
+    for (const deadline = Date.now() + 10000; !map.has('end') && Date.now() < deadline;) {
+      await new Promise((resolve) => setTimeout(resolve, 10));
+    }
+    const stored = new Map();
+    for (const key of ['end', ...Array.from({ length: 10 }, (_, i) => `k${i}`)]) {
+      const data = await value(a, channel, key);
+      if (data !== undefined) stored.set(key, data);
+    }
+    assert.deepEqual(Object.fromEntries([...map].sort()), Object.fromEntries([...stored].sort()));
+    assert.equal(map.get('k3'), 'meanwhile');
   });
 }
