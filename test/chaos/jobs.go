@@ -67,7 +67,7 @@ type deed struct {
 
 var deeds = map[string][]deed{
 	workQueue: {
-		{doOK, 640}, {doSlow, 80}, {doFlaky, 100}, {doStuck, 20}, {doPoison, 40}, {doFinal, 30}, {doAgain, 15}, {doKiller, 10},
+		{doOK, 470}, {doSlow, 250}, {doFlaky, 100}, {doStuck, 20}, {doPoison, 40}, {doFinal, 30}, {doAgain, 15}, {doKiller, 10},
 		{doSilent, 10}, {doLate, 10}, {doExtend, 10}, {doDelay, 35},
 	},
 	// A connection that breaks is held against the endpoint, so few do.
