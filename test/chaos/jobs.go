@@ -24,12 +24,12 @@ var queueNames = []string{workQueue, timedQueue, hookQueue}
 // queueConfig is the part of the edges' configuration about queues, but for the
 // address of the webhook.
 const queueConfig = `queues:
-  - {name: work, max_attempts: 4, ack_wait: 4s, backoff: {base: 500ms, factor: 2, cap: 4s, jitter: 0.2}, max_bytes: 40000000, allow_push_for_anonymous: true, allow_work_for_anonymous: true}
-  - {name: timed, max_attempts: 4, ack_wait: 4s, backoff: {base: 500ms, factor: 2, cap: 4s, jitter: 0.2}, max_bytes: 10000000, allow_push_for_anonymous: true, allow_work_for_anonymous: true}
-  - {name: hooked, max_attempts: 4, ack_wait: 4s, backoff: {base: 500ms, factor: 2, cap: 4s, jitter: 0.2}, max_bytes: 10000000, webhook: {concurrency: 8, timeout: 20s, secret: ` + tokenSecret + `, url: "`
+  - {name: work, max_attempts: 4, ack_wait: 5s, backoff: {base: 500ms, factor: 2, cap: 4s, jitter: 0.2}, max_bytes: 40000000, allow_push_for_anonymous: true, allow_work_for_anonymous: true}
+  - {name: timed, max_attempts: 4, ack_wait: 5s, backoff: {base: 500ms, factor: 2, cap: 4s, jitter: 0.2}, max_bytes: 10000000, allow_push_for_anonymous: true, allow_work_for_anonymous: true}
+  - {name: hooked, max_attempts: 4, ack_wait: 5s, backoff: {base: 500ms, factor: 2, cap: 4s, jitter: 0.2}, max_bytes: 10000000, webhook: {concurrency: 8, timeout: 20s, secret: ` + tokenSecret + `, url: "`
 
 const (
-	ackWait     = 4 * time.Second
+	ackWait     = 5 * time.Second
 	maxAttempts = 4
 )
 
@@ -39,7 +39,7 @@ const (
 func queueRules(late time.Duration) check.QueueRules {
 	return check.QueueRules{
 		MaxAttempts: maxAttempts, Backoff: router.Backoff{Base: 500 * time.Millisecond, Factor: 2, Cap: 4 * time.Second, Jitter: 0.2},
-		Late: late, Again: 3 * time.Second, AgainBroken: 90 * time.Second,
+		Late: late, Again: 2 * time.Second, AgainBroken: 90 * time.Second,
 	}
 }
 
@@ -67,7 +67,7 @@ type deed struct {
 
 var deeds = map[string][]deed{
 	workQueue: {
-		{doOK, 640}, {doSlow, 80}, {doFlaky, 100}, {doStuck, 20}, {doPoison, 40}, {doFinal, 30}, {doAgain, 15}, {doKiller, 10},
+		{doOK, 470}, {doSlow, 250}, {doFlaky, 100}, {doStuck, 20}, {doPoison, 40}, {doFinal, 30}, {doAgain, 15}, {doKiller, 10},
 		{doSilent, 10}, {doLate, 10}, {doExtend, 10}, {doDelay, 35},
 	},
 	// A connection that breaks is held against the endpoint, so few do.

@@ -132,7 +132,7 @@ func (w *worker) take(on *wire, dies chan struct{}, data json.RawMessage) {
 func (w *worker) do(j *job) {
 	switch deed := deedOf(j.Data); {
 	case deed == doSlow:
-		w.spend(j, 100*time.Millisecond+rand.N(time.Second))
+		w.spend(j, 100*time.Millisecond+rand.N(2*time.Second))
 	case deed == doFlaky && j.Attempt == 1, deed == doStuck && j.Attempt <= 3, deed == doPoison:
 		w.answer(j, check.NackJob, 0)
 		return
