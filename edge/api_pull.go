@@ -122,13 +122,13 @@ type pull struct {
 	granted int // credits so far
 }
 
-// take is called by the queue. A job that comes after the end was given back.
-func (p *pull) take(j *router.Job) {
+// take is called by the queue, which gives a job that comes after the end to others.
+func (p *pull) take(j *router.Job) bool {
 	job := toQueueJob(j)
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.ended {
-		return
+		return false
 	}
 	p.jobs = append(p.jobs, job)
 	p.bytes += len(j.Payload)
@@ -136,6 +136,7 @@ func (p *pull) take(j *router.Job) {
 	case p.got <- struct{}{}:
 	default:
 	}
+	return true
 }
 
 // end returns the jobs; none come after it.

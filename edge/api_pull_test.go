@@ -25,13 +25,13 @@ type pullQueues struct {
 
 func (q *pullQueues) Names() []string { return []string{"q"} }
 
-func (q *pullQueues) Pull(_ string, take func(*router.Job)) (router.Worker, error) {
+func (q *pullQueues) Pull(_ string, take func(*router.Job) bool) (router.Worker, error) {
 	return &pullWorker{q: q, take: take}, nil
 }
 
 type pullWorker struct {
 	q    *pullQueues
-	take func(*router.Job)
+	take func(*router.Job) bool
 }
 
 func (w *pullWorker) SetCredits(n int) {

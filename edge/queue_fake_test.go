@@ -25,7 +25,7 @@ type fakeQueues struct {
 
 type fakeWorker struct {
 	q       *fakeQueues
-	take    func(*router.Job)
+	take    func(*router.Job) bool
 	credits int
 	closed  bool
 }
@@ -57,7 +57,7 @@ func (f *fakeQueues) Push(_ context.Context, queue string, j router.NewJob) (rou
 	return router.Pushed{ID: "id-1", Duplicate: j.IdempotencyKey == "used"}, err
 }
 
-func (f *fakeQueues) Pull(queue string, take func(*router.Job)) (router.Worker, error) {
+func (f *fakeQueues) Pull(queue string, take func(*router.Job) bool) (router.Worker, error) {
 	if err := f.note("pull %s", queue); err != nil {
 		return nil, err
 	}

@@ -59,19 +59,19 @@ func (w *queueWorker) close(grace time.Duration) {
 
 // take hands a job to the client, on a goroutine of the queue's. What does not fit
 // into the client's connection ends it, and with it the work: the jobs go back.
-func (w *queueWorker) take(j *router.Job) {
+func (w *queueWorker) take(j *router.Job) bool {
 	data, err := jobData(j)
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	switch {
-	case w.closed: // the job was given back
-		return
+	case w.closed:
+		return false
 	case err != nil:
 		w.refuse(j, fmt.Sprintf("the job cannot be encoded: %v", err))
-		return
+		return true
 	case len(data)+jobFrameBytes > w.r.srv.cfg.QueueBytes:
 		w.refuse(j, "the job is too large for a client's connection: see client.queue_bytes")
-		return
+		return true
 	}
 	before := w.inWindow()
 	w.largest = max(len(data)+jobFrameBytes, w.largest-w.largest/8)
@@ -79,6 +79,7 @@ func (w *queueWorker) take(j *router.Job) {
 	if now := w.inWindow(); now != before {
 		w.hands.SetCredits(now)
 	}
+	return true
 }
 
 // jobFrameBytes is about what a frame has around the data of a job.

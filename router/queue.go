@@ -95,9 +95,10 @@ type Queues interface {
 	Push(ctx context.Context, queue string, j NewJob) (Pushed, error)
 
 	// Pull gives jobs of queue to a worker of this node, as many at a time as
-	// SetCredits allowed. take is called from a goroutine of the queue's and must
-	// not block. It may run once more just after Close; that job was given back.
-	Pull(queue string, take func(*Job)) (Worker, error)
+	// SetCredits allowed. take is called from a goroutine of the queue's, may run once
+	// more just after Close, and must not block. A job for which it returns false goes
+	// to others at once, as the same attempt.
+	Pull(queue string, take func(*Job) bool) (Worker, error)
 
 	// Ack ends the job: it was done. Ending a job that was ended before is no
 	// error. CodeInvalid means that the token was not made for queue.

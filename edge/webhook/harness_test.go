@@ -105,7 +105,7 @@ func (l *pipeListener) Addr() net.Addr { return &net.UnixAddr{Name: "pipe"} }
 type fakeQueue struct {
 	router.Queues
 	mu      sync.Mutex
-	take    func(*router.Job)
+	take    func(*router.Job) bool
 	credits int
 	held    int
 	waiting []*router.Job
@@ -122,7 +122,7 @@ type end struct {
 
 func newFakeQueue() *fakeQueue { return &fakeQueue{ends: make(chan end, 10_000)} }
 
-func (q *fakeQueue) Pull(_ string, take func(*router.Job)) (router.Worker, error) {
+func (q *fakeQueue) Pull(_ string, take func(*router.Job) bool) (router.Worker, error) {
 	q.take = take
 	return q, nil
 }

@@ -95,16 +95,16 @@ func (w *worker) show(up bool) {
 }
 
 // take is called by the queue. It must not block.
-func (w *worker) take(j *router.Job) {
+func (w *worker) take(j *router.Job) bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.closed {
-		return // given back by Close
+		return false
 	}
 	select {
 	case w.slots <- struct{}{}:
 		w.wg.Go(func() { w.work(j) })
-		return
+		return true
 	default:
 	}
 	// The queue believes that a job in hand went to others, because its ack wait
@@ -118,6 +118,7 @@ func (w *worker) take(j *router.Job) {
 		})
 	default: // others get it after its ack wait
 	}
+	return true
 }
 
 // work sends j until there is a result that counts, and settles it. It frees a

@@ -101,7 +101,7 @@ func benchQueue(b *testing.B, nc *nats.Conn, replicas int) {
 		return err
 	}, func(done func()) {
 		c := make(chan *router.Job, benchCredits)
-		w, err := s.Pull("q", func(j *router.Job) { c <- j })
+		w, err := s.Pull("q", func(j *router.Job) bool { c <- j; return true })
 		if err != nil {
 			b.Fatal(err)
 		}

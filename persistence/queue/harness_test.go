@@ -124,7 +124,7 @@ type hands struct {
 func hire(t testing.TB, s *Store, credits int) *hands {
 	t.Helper()
 	h := &hands{t: t, s: s, c: make(chan *router.Job, 10_000)}
-	w, err := s.Pull("q", func(j *router.Job) { h.c <- j })
+	w, err := s.Pull("q", func(j *router.Job) bool { h.c <- j; return true })
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -3,6 +3,7 @@ package queue
 import (
 	"errors"
 	"fmt"
+	"sync"
 	"testing"
 	"time"
 
@@ -226,6 +227,33 @@ func TestQ2JobThatNoWorkerSawKeepsItsAttempts(t *testing.T) {
 	h.ack(j)
 	eventuallyEmpty(t, s)
 	eventuallyDead(t, s, 0)
+}
+
+// TestQ2JobThatAWorkerRefusesGoesToAnotherAtOnce: the worker ends while the job is
+// being handed to it, and gives back what it has only after a long grace.
+func TestQ2JobThatAWorkerRefusesGoesToAnotherAtOnce(t *testing.T) {
+	srv := natstest.Run(t)
+	s := start(t, srv.Conn(persistence.ConnectOptions()...), Config{Queues: []router.Queue{fastQueue(true)}})
+	asked := make(chan struct{})
+	var once sync.Once
+	ended, err := s.Pull("q", func(*router.Job) bool {
+		once.Do(func() { close(asked) })
+		return false
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ended.SetCredits(1)
+	mustPush(t, s, router.NewJob{Payload: []byte("1"), MaxAttempts: 1})
+	<-asked
+	ended.Close(time.Minute)
+	h := hire(t, s, 1)
+	if j := h.next(); j.Attempt != 1 {
+		t.Errorf("job %+v", j)
+	} else {
+		h.ack(j)
+	}
+	eventuallyEmpty(t, s)
 }
 
 // TestQ4LowProgressesUnderAFlood takes from a queue where everything waits.

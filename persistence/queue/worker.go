@@ -15,7 +15,7 @@ import (
 // worker implements router.Worker. Guarded by puller.mu, but for what is fixed.
 type worker struct {
 	p       *puller
-	takeJob func(*router.Job)
+	takeJob func(*router.Job) bool
 
 	credits int
 	holds   int
@@ -38,7 +38,7 @@ type held struct {
 const maxCredits = 10_000
 
 // Pull gives jobs to a worker.
-func (s *Store) Pull(name string, take func(*router.Job)) (router.Worker, error) {
+func (s *Store) Pull(name string, take func(*router.Job) bool) (router.Worker, error) {
 	q, err := s.queue(name)
 	if err != nil {
 		return nil, err
@@ -150,7 +150,8 @@ func (p *puller) take(m *nats.Msg) {
 		return
 	}
 	w := p.assign(heldKey{st, d.seq}, d.ack)
-	if w == nil { // its worker left while the job was under way
+	if w == nil || !w.takeJob(p.q.job(&a, d)) { // its worker left while the job was under way
+		p.release(d)
 		if !p.q.s.background(func(ctx context.Context) { p.q.putBack(ctx, &a) }) {
 			p.q.s.nak(d.ack, time.Second)
 		}
@@ -160,11 +161,15 @@ func (p *puller) take(m *nats.Msg) {
 		_ = p.q.s.req.Send(&nats.Msg{Subject: d.ack, Data: []byte(ackDone)})
 	}
 	p.q.s.metrics.attempted(p.q.cfg.Name, a.number > 1)
-	w.takeJob(&router.Job{
-		ID: a.env.id, Queue: p.q.cfg.Name, Priority: a.priority, Attempt: a.number, MaxAttempts: a.max,
-		Token: p.q.token(d), Payload: a.payload, Headers: a.env.jobHeaders(), Origin: a.env.origin,
+}
+
+// job is what a worker gets of an attempt.
+func (q *queue) job(a *attempt, d delivery) *router.Job {
+	return &router.Job{
+		ID: a.env.id, Queue: q.cfg.Name, Priority: a.priority, Attempt: a.number, MaxAttempts: a.max,
+		Token: q.token(d), Payload: a.payload, Headers: a.env.jobHeaders(), Origin: a.env.origin,
 		LastError: a.env.lastError, Redriven: a.env.redriven,
-	})
+	}
 }
 
 // buryVanished makes a dead letter of a job whose workers vanished. When that
@@ -215,6 +220,12 @@ func (p *puller) assign(key heldKey, ack string) *worker {
 
 // forget notes that the job of d was settled.
 func (p *puller) forget(d delivery) {
+	p.release(d)
+	p.notify()
+}
+
+// release takes the job of d out of its worker's hands.
+func (p *puller) release(d delivery) {
 	st, _ := p.q.streamOf(d.stream)
 	key := heldKey{st, d.seq}
 	p.mu.Lock()
@@ -223,7 +234,6 @@ func (p *puller) forget(d delivery) {
 		h.w.holds--
 	}
 	p.mu.Unlock()
-	p.notify()
 }
 
 // prolong notes that the ack wait of d starts anew.
