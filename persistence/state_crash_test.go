@@ -89,8 +89,8 @@ func TestCrashBetweenFeedAndImage(t *testing.T) {
 			}
 		},
 		"the edge itself, late": func(t *testing.T, e *edge) {
-			e.set(t, "j", "next")
 			e.set(t, "k", "later")
+			e.set(t, "j", "next") // so that k is read from the image
 			h, _ := e.part().feed.numbered(t, 4)
 			if _, err := e.part().materialise(t.Context(), "c", &h, true); err != nil {
 				t.Error(err)
