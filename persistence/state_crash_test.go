@@ -44,83 +44,85 @@ func crashAfterAppend(t *testing.T, e *edge, key, data string, remove bool) rout
 	return <-stored
 }
 
+// afterCrash is what another edge does after key k was left at version 3.
+var afterCrash = map[string]func(t *testing.T, e *edge){
+	"a fresh read": func(t *testing.T, e *edge) {
+		if got := e.get(t, "k"); got.Version != 3 || string(got.Data) != `"lost?"` {
+			t.Errorf("got %+v", got)
+		}
+	},
+	"a page": func(t *testing.T, e *edge) {
+		state, at := e.all(t, 10)
+		if s := state["k"]; s.Version != 3 || string(s.Data) != `"lost?"` || at.Offset != 4 || len(state) != 2 {
+			t.Errorf("state %+v at %v", state, at)
+		}
+	},
+	"the older versions": func(t *testing.T, e *edge) {
+		history, err := e.KeyHistory(t.Context(), "m:c", "k", 0)
+		if err != nil || len(history) != 3 || history[2].Version != 1 {
+			t.Errorf("history %+v %v", history, err)
+		}
+	},
+	"a change of the key": func(t *testing.T, e *edge) {
+		res := e.set(t, "k", "next")
+		history, err := e.KeyHistory(t.Context(), "m:c", "k", 0)
+		if err != nil || res.Entry.Version != 4 || res.Position.Offset != 5 || len(history) != 3 || string(history[1].Data) != `"lost?"` {
+			t.Errorf("stored %+v, history %+v %v", res, history, err)
+		}
+	},
+	"a change of another key": func(t *testing.T, e *edge) {
+		if res := e.set(t, "j", "next"); res.Entry.Version != 2 || res.Position.Offset != 5 {
+			t.Errorf("stored %+v", res)
+		}
+		if got := e.get(t, "k"); got.Version != 3 || string(got.Data) != `"lost?"` {
+			t.Errorf("got %+v", got)
+		}
+	},
+	"clear": func(t *testing.T, e *edge) {
+		if err := e.ClearState(t.Context(), "m:c"); err != nil {
+			t.Error(err)
+		}
+		if res := e.set(t, "k", "new"); res.Entry.Version != 1 {
+			t.Errorf("stored %+v", res)
+		}
+	},
+	"the edge itself, late": func(t *testing.T, e *edge) {
+		e.set(t, "k", "later")
+		e.set(t, "j", "next") // so that k is read from the image
+		h, _ := e.part().feed.numbered(t, 4)
+		if _, err := e.part().materialise(t.Context(), "c", &h, true); err != nil {
+			t.Error(err)
+		}
+		if got := e.get(t, "k"); got.Version != 4 || string(got.Data) != `"later"` {
+			t.Errorf("got %+v", got)
+		}
+	},
+	"the edge itself, after a clear": func(t *testing.T, e *edge) {
+		h, _ := e.part().feed.numbered(t, 4)
+		if err := e.ClearState(t.Context(), "m:c"); err != nil {
+			t.Error(err)
+		}
+		if _, err := e.part().materialise(t.Context(), "c", &h, true); err != nil {
+			t.Error(err)
+		}
+		e.set(t, "j", "new")
+		if got := e.get(t, "k"); got.Version != 0 {
+			t.Errorf("came back: %+v", got)
+		}
+		if state, _ := e.all(t, 10); len(state) != 1 {
+			t.Errorf("state %+v", state)
+		}
+		if res := e.set(t, "k", "new"); res.Entry.Version != 1 {
+			t.Errorf("stored %+v", res)
+		}
+	},
+}
+
 // Whatever comes after an edge that ended between the feed and the image finds the
 // change, and in its place.
 func TestCrashBetweenFeedAndImage(t *testing.T) {
-	after := map[string]func(t *testing.T, e *edge){
-		"a fresh read": func(t *testing.T, e *edge) {
-			if got := e.get(t, "k"); got.Version != 3 || string(got.Data) != `"lost?"` {
-				t.Errorf("got %+v", got)
-			}
-		},
-		"a page": func(t *testing.T, e *edge) {
-			state, at := e.all(t, 10)
-			if s := state["k"]; s.Version != 3 || string(s.Data) != `"lost?"` || at.Offset != 4 || len(state) != 2 {
-				t.Errorf("state %+v at %v", state, at)
-			}
-		},
-		"the older versions": func(t *testing.T, e *edge) {
-			history, err := e.KeyHistory(t.Context(), "m:c", "k", 0)
-			if err != nil || len(history) != 3 || history[2].Version != 1 {
-				t.Errorf("history %+v %v", history, err)
-			}
-		},
-		"a change of the key": func(t *testing.T, e *edge) {
-			res := e.set(t, "k", "next")
-			history, err := e.KeyHistory(t.Context(), "m:c", "k", 0)
-			if err != nil || res.Entry.Version != 4 || res.Position.Offset != 5 || len(history) != 3 || string(history[1].Data) != `"lost?"` {
-				t.Errorf("stored %+v, history %+v %v", res, history, err)
-			}
-		},
-		"a change of another key": func(t *testing.T, e *edge) {
-			if res := e.set(t, "j", "next"); res.Entry.Version != 2 || res.Position.Offset != 5 {
-				t.Errorf("stored %+v", res)
-			}
-			if got := e.get(t, "k"); got.Version != 3 || string(got.Data) != `"lost?"` {
-				t.Errorf("got %+v", got)
-			}
-		},
-		"clear": func(t *testing.T, e *edge) {
-			if err := e.ClearState(t.Context(), "m:c"); err != nil {
-				t.Error(err)
-			}
-			if res := e.set(t, "k", "new"); res.Entry.Version != 1 {
-				t.Errorf("stored %+v", res)
-			}
-		},
-		"the edge itself, late": func(t *testing.T, e *edge) {
-			e.set(t, "j", "next")
-			e.set(t, "k", "later")
-			h, _ := e.part().feed.numbered(t, 4)
-			if _, err := e.part().materialise(t.Context(), "c", &h, true); err != nil {
-				t.Error(err)
-			}
-			if got := e.get(t, "k"); got.Version != 4 || string(got.Data) != `"later"` {
-				t.Errorf("got %+v", got)
-			}
-		},
-		"the edge itself, after a clear": func(t *testing.T, e *edge) {
-			h, _ := e.part().feed.numbered(t, 4)
-			if err := e.ClearState(t.Context(), "m:c"); err != nil {
-				t.Error(err)
-			}
-			if _, err := e.part().materialise(t.Context(), "c", &h, true); err != nil {
-				t.Error(err)
-			}
-			e.set(t, "j", "new")
-			if got := e.get(t, "k"); got.Version != 0 {
-				t.Errorf("came back: %+v", got)
-			}
-			if state, _ := e.all(t, 10); len(state) != 1 {
-				t.Errorf("state %+v", state)
-			}
-			if res := e.set(t, "k", "new"); res.Entry.Version != 1 {
-				t.Errorf("stored %+v", res)
-			}
-		},
-	}
 	conform(t, func(t *testing.T, env *environment) {
-		for name, f := range after {
+		for name, f := range afterCrash {
 			t.Run(name, func(t *testing.T) {
 				e := env.edges(t, 2)
 				e[0].set(t, "k", "1")
