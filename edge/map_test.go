@@ -29,73 +29,79 @@ func ask(s *Server, sess *session, tr *fakeTransport, commands ...string) string
 	return volatile.ReplaceAllString(strings.Join(tr.take(), "\n"), `"$1":0`)
 }
 
+// The beginnings of subscribe commands in the phases of a map.
+const (
+	stateFrame  = `{"id":2,"subscribe":{"channel":"m","type":1,"phase":2`
+	streamFrame = `{"id":2,"subscribe":{"channel":"m","type":1,"phase":1`
+)
+
+var mapPhases = map[string]struct {
+	mode  router.MapMode
+	keys  int
+	setup func(*fakeMaps)
+	ask   []string // one after the other
+	want  []string
+}{
+	"an empty map is live at once": {
+		ask:  []string{stateFrame + `}}`},
+		want: []string{`{"id":2,"subscribe":{"recoverable":true,"epoch":"e","positioned":true,"type":1}}`},
+	},
+	"an ephemeral map is not recoverable": {
+		mode: router.MapEphemeral, keys: 1,
+		ask:  []string{stateFrame + `}}`},
+		want: []string{`{"id":2,"subscribe":{"epoch":"e","offset":1,"type":1,"state":[{"data":0,"offset":1,"time":0,"key":"k00","version":1}]}}`},
+	},
+	"pages, the last of which goes live": {
+		keys: 3,
+		ask:  []string{stateFrame + `,"limit":2}}`, stateFrame + `,"limit":2,"cursor":"k01","offset":3,"epoch":"e"}}`},
+		want: []string{
+			`{"id":2,"subscribe":{"epoch":"e","offset":3,"type":1,"phase":2,"cursor":"k01","state":[{"data":0,"offset":1,"time":0,"key":"k00","version":1},{"data":1,"offset":2,"time":0,"key":"k01","version":1}]}}`,
+			`{"id":2,"subscribe":{"recoverable":true,"epoch":"e","offset":3,"positioned":true,"type":1,"state":[{"data":2,"offset":3,"time":0,"key":"k02","version":1}]}}`,
+		},
+	},
+	"what changed since the first page comes with the last": {
+		keys: 3,
+		ask:  []string{stateFrame + `,"limit":2,"cursor":"k01","offset":1,"epoch":"e"}}`},
+		// k02 is in this page already, k01 may have been in one before.
+		want: []string{`{"id":2,"subscribe":{"recoverable":true,"epoch":"e","publications":[{"data":1,"offset":2,"key":"k01","version":1}],"offset":3,"positioned":true,"type":1,"state":[{"data":2,"offset":3,"time":0,"key":"k02","version":1}]}}`},
+	},
+	"a change while a page is read is not lost, and not told twice": {
+		keys:  1,
+		setup: func(f *fakeMaps) { f.paging = func() { f.paging = nil; f.set("k00", "7", nil) } },
+		ask:   []string{stateFrame + `}}`},
+		want:  []string{`{"id":2,"subscribe":{"recoverable":true,"epoch":"e","offset":2,"positioned":true,"type":1,"state":[{"data":7,"offset":2,"time":0,"key":"k00","version":2}]}}`},
+	},
+	"another life of the channel makes the client start again": {
+		keys: 3,
+		ask:  []string{stateFrame + `,"limit":2,"cursor":"k01","offset":1,"epoch":"before"}}`},
+		want: []string{`{"id":2,"subscribe":{"epoch":"e","offset":3,"type":1,"phase":2}}`},
+	},
+	"a removal": {
+		keys:  1,
+		setup: func(f *fakeMaps) { f.set("k00", "", nil) },
+		ask:   []string{streamFrame + `,"offset":1,"epoch":"e","recover":true}}`},
+		want:  []string{`{"id":2,"subscribe":{"recoverable":true,"epoch":"e","publications":[{"offset":2,"key":"k00","removed":true,"version":2}],"recovered":true,"offset":2,"positioned":true,"was_recovering":true,"type":1}}`},
+	},
+	"a position that is gone": {
+		keys: 3, setup: func(f *fakeMaps) { f.evicted = 2 },
+		ask:  []string{streamFrame + `,"offset":1,"epoch":"e","recover":true}}`},
+		want: []string{`{"id":2,"error":{"code":112,"message":"unrecoverable position"}}`},
+	},
+	"a position of an ephemeral map": {
+		mode: router.MapEphemeral, keys: 3,
+		ask:  []string{streamFrame + `,"offset":1,"epoch":"e","recover":true}}`},
+		want: []string{`{"id":2,"error":{"code":112,"message":"unrecoverable position: read the state again"}}`},
+	},
+	"a position of an empty channel that is not empty any more": {
+		keys: 2,
+		ask:  []string{streamFrame + `,"epoch":"empty","recover":true}}`},
+		want: []string{`{"id":2,"subscribe":{"recoverable":true,"epoch":"empty","publications":[{"data":0,"offset":1,"key":"k00","version":1}],"recovered":true,"offset":1,"positioned":true,"was_recovering":true,"type":1}}` + "\n" +
+			`{"push":{"channel":"m","pub":{"data":1,"offset":2,"key":"k01","epoch":"e","version":1}}}`},
+	},
+}
+
 func TestMapPhases(t *testing.T) {
-	const state = `{"id":2,"subscribe":{"channel":"m","type":1,"phase":2`
-	const stream = `{"id":2,"subscribe":{"channel":"m","type":1,"phase":1`
-	for name, tt := range map[string]struct {
-		mode  router.MapMode
-		keys  int
-		setup func(*fakeMaps)
-		ask   []string // one after the other
-		want  []string
-	}{
-		"an empty map is live at once": {
-			ask:  []string{state + `}}`},
-			want: []string{`{"id":2,"subscribe":{"recoverable":true,"epoch":"e","positioned":true,"type":1}}`},
-		},
-		"an ephemeral map is not recoverable": {
-			mode: router.MapEphemeral, keys: 1,
-			ask:  []string{state + `}}`},
-			want: []string{`{"id":2,"subscribe":{"epoch":"e","offset":1,"type":1,"state":[{"data":0,"offset":1,"time":0,"key":"k00","version":1}]}}`},
-		},
-		"pages, the last of which goes live": {
-			keys: 3,
-			ask:  []string{state + `,"limit":2}}`, state + `,"limit":2,"cursor":"k01","offset":3,"epoch":"e"}}`},
-			want: []string{
-				`{"id":2,"subscribe":{"epoch":"e","offset":3,"type":1,"phase":2,"cursor":"k01","state":[{"data":0,"offset":1,"time":0,"key":"k00","version":1},{"data":1,"offset":2,"time":0,"key":"k01","version":1}]}}`,
-				`{"id":2,"subscribe":{"recoverable":true,"epoch":"e","offset":3,"positioned":true,"type":1,"state":[{"data":2,"offset":3,"time":0,"key":"k02","version":1}]}}`,
-			},
-		},
-		"what changed since the first page comes with the last": {
-			keys: 3,
-			ask:  []string{state + `,"limit":2,"cursor":"k01","offset":1,"epoch":"e"}}`},
-			// k02 is in this page already, k01 may have been in one before.
-			want: []string{`{"id":2,"subscribe":{"recoverable":true,"epoch":"e","publications":[{"data":1,"offset":2,"key":"k01","version":1}],"offset":3,"positioned":true,"type":1,"state":[{"data":2,"offset":3,"time":0,"key":"k02","version":1}]}}`},
-		},
-		"a change while a page is read is not lost, and not told twice": {
-			keys:  1,
-			setup: func(f *fakeMaps) { f.paging = func() { f.paging = nil; f.set("k00", "7", nil) } },
-			ask:   []string{state + `}}`},
-			want:  []string{`{"id":2,"subscribe":{"recoverable":true,"epoch":"e","offset":2,"positioned":true,"type":1,"state":[{"data":7,"offset":2,"time":0,"key":"k00","version":2}]}}`},
-		},
-		"another life of the channel makes the client start again": {
-			keys: 3,
-			ask:  []string{state + `,"limit":2,"cursor":"k01","offset":1,"epoch":"before"}}`},
-			want: []string{`{"id":2,"subscribe":{"epoch":"e","offset":3,"type":1,"phase":2}}`},
-		},
-		"a removal": {
-			keys:  1,
-			setup: func(f *fakeMaps) { f.set("k00", "", nil) },
-			ask:   []string{stream + `,"offset":1,"epoch":"e","recover":true}}`},
-			want:  []string{`{"id":2,"subscribe":{"recoverable":true,"epoch":"e","publications":[{"offset":2,"key":"k00","removed":true,"version":2}],"recovered":true,"offset":2,"positioned":true,"was_recovering":true,"type":1}}`},
-		},
-		"a position that is gone": {
-			keys: 3, setup: func(f *fakeMaps) { f.evicted = 2 },
-			ask:  []string{stream + `,"offset":1,"epoch":"e","recover":true}}`},
-			want: []string{`{"id":2,"error":{"code":112,"message":"unrecoverable position"}}`},
-		},
-		"a position of an ephemeral map": {
-			mode: router.MapEphemeral, keys: 3,
-			ask:  []string{stream + `,"offset":1,"epoch":"e","recover":true}}`},
-			want: []string{`{"id":2,"error":{"code":112,"message":"unrecoverable position: read the state again"}}`},
-		},
-		"a position of an empty channel that is not empty any more": {
-			keys: 2,
-			ask:  []string{stream + `,"epoch":"empty","recover":true}}`},
-			want: []string{`{"id":2,"subscribe":{"recoverable":true,"epoch":"empty","publications":[{"data":0,"offset":1,"key":"k00","version":1}],"recovered":true,"offset":1,"positioned":true,"was_recovering":true,"type":1}}` + "\n" +
-				`{"push":{"channel":"m","pub":{"data":1,"offset":2,"key":"k01","epoch":"e","version":1}}}`},
-		},
-	} {
+	for name, tt := range mapPhases {
 		t.Run(name, func(t *testing.T) {
 			if tt.mode == "" {
 				tt.mode = router.MapPersistent
