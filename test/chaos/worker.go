@@ -57,7 +57,10 @@ func (w *worker) attend(finished <-chan struct{}) {
 	if err != nil {
 		return
 	}
-	defer on.c.Close()
+	defer func() {
+		on.c.Close()
+		w.r.history.Add(check.Event{Kind: check.Gone, Who: w.name, At: on.edge, Channel: "queue:" + w.queue})
+	}()
 	if _, err := on.call("subscribe", map[string]any{"channel": "queue:" + w.queue, "data": map[string]int{"credits": w.credits}}); err != nil {
 		return
 	}

@@ -54,10 +54,14 @@ func (v *verifier) queues(events []Event) {
 			v.trouble = append(v.trouble, spans...)
 		}
 	}
-	v.takes = make(map[int]*take)
+	v.takes, v.gone = make(map[int]*take), make(map[string][]span)
 	tickets := make(map[string]*ticket)
 	for i := range events {
-		if e := &events[i]; e.Job != nil {
+		e := &events[i]
+		if e.Kind == Gone {
+			v.gone[e.Channel] = append(v.gone[e.Channel], span{e.T, e.T})
+		}
+		if e.Job != nil {
 			v.collect(tickets, e)
 		}
 	}

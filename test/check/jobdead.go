@@ -91,7 +91,8 @@ func (v *verifier) vanished(t *ticket, d *Event, wrong func(string, ...any)) {
 		wrong("there are %d attempts", t.most())
 	case c != nil && c.end != nil && c.end.T < d.Began-t.rules.AgainBroken:
 		wrong("the %s of delivery %d had been acknowledged", c.end.Job.Answer, c.end.Job.Take)
-	case !steady(v.trouble, t.push.T, d.Began): // deliveries may have vanished with an edge
+	case !steady(v.trouble, t.push.T, d.Began) || !steady(v.gone[t.queue], t.push.T, d.Began):
+		// Deliveries may have vanished with an edge, or on their way to a worker that had gone.
 	case c == nil || len(c.takes) == 0:
 		wrong("no worker ever had it, and nothing was broken")
 	default:

@@ -1,6 +1,7 @@
 package check
 
 import (
+	"cmp"
 	"slices"
 	"time"
 )
@@ -170,7 +171,7 @@ func (v *verifier) again(t *ticket, c *jobCopy) {
 		if after <= 0 || c.key.redriven > 0 && slices.ContainsFunc(t.redrives, asked) { // redriven once more
 			continue
 		}
-		if after > t.rules.AgainBroken || after > t.rules.Again && v.flows(k.e.At, c.end.T-t.rules.Again, k.e.T) {
+		if after > t.rules.AgainBroken || v.flowing(k.e.At, c.end.T, k.e.T) > t.rules.Again {
 			v.violated(t.bad(RuleJobAgain, k.e), "%s: delivery %d gave %s to %s as attempt %d, %v after the %s of delivery %d was acknowledged", t.queue,
 				k.e.Job.Take, t.payload, k.e.Who, k.e.Job.Attempt, after.Round(time.Millisecond), c.end.Job.Answer, c.end.Job.Take)
 			return
@@ -179,9 +180,20 @@ func (v *verifier) again(t *ticket, c *jobCopy) {
 	}
 }
 
-// flows reports whether nothing held up what was under way to an edge.
-func (v *verifier) flows(edge string, from, to time.Duration) bool {
-	return steady(v.ill[NATS], from, to) && steady(v.ill[edge], from, to)
+// flowing returns for how much of the time between from and to nothing held up what
+// was under way to an edge.
+func (v *verifier) flowing(edge string, from, to time.Duration) time.Duration {
+	spans := slices.Concat(v.ill[NATS], v.ill[edge])
+	slices.SortFunc(spans, func(a, b span) int { return cmp.Compare(a.from, b.from) })
+	free := to - from
+	for _, s := range spans {
+		s.from, s.to = max(s.from, from), min(s.to, to)
+		if s.to > s.from {
+			free -= s.to - s.from
+			from = s.to // spans overlap
+		}
+	}
+	return free
 }
 
 // grain is how exact times are: clocks of processes are read one after the other.

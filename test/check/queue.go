@@ -20,6 +20,7 @@ const (
 	Settled    Kind = "settled"    // the answer was acknowledged
 	NotSettled Kind = "notsettled" // its outcome is not known (no code), or it was refused
 
+	Gone    Kind = "gone"    // who's connection ended: a job that was on its way to it got lost
 	Redrive Kind = "redrive" // the job is about to be brought back from the dead letters
 	Left    Kind = "left"    // in the end the job is stored at "jobs", "retries" or "dead"; began is when it was
 )
@@ -84,7 +85,7 @@ type QueueRules struct {
 	// broken; 0 where queues are longer than workers are fast.
 	Late time.Duration
 	// Again is when a job whose end was acknowledged may be under way to a worker
-	// no longer: while neither its edge nor NATS is broken, and in any case.
+	// no longer: not counting what its edge or NATS was broken, and in any case.
 	Again, AgainBroken time.Duration
 }
 

@@ -201,19 +201,20 @@ func TestEveryRuleOfQueuesCanBeBroken(t *testing.T) {
 // at least once.
 func TestNoFalseAlarmAboutJobs(t *testing.T) {
 	for name, lines := range map[string][]string{
-		"a push without an answer":    more("push p=x", "notpushed p=x"),
-		"it may be there as well":     more("push p=x t=60s", "notpushed p=x t=60s", "taken p=x id=X take=9 attempt=1 t=60s", "settle p=x take=9 say=ack t=61s"),
-		"an ack without an answer":    more("push p=x t=60s", "pushed p=x t=60s", "taken p=x id=X take=9 attempt=1 t=60s", "settle p=x take=9 say=ack t=61s", "notsettled p=x take=9 say=ack t=70s"),
-		"under way when it was done":  more("taken p=a id=A hdr=x take=9 attempt=3 err=1 origin=o t=2s"),
-		"longer under way, broken":    more("impaired at=e1 t=1s", "healthy at=e1 t=9s", "taken at=e1 p=a id=A hdr=x take=9 attempt=3 err=1 origin=o t=9s"),
-		"a retry of an old delivery":  more("settle p=k take=4 say=nack t=20.6s", "notsettled p=k take=4 say=nack t=30s", "taken p=k id=K take=9 attempt=2 err=4 origin=o t=22s"),
-		"a new leader forgot":         more("impaired at=nats t=20.1s", "healthy at=nats t=21s", "taken p=k id=K take=9 attempt=3 origin=o t=20.45s"),
-		"pushed again after the end":  more("taken p=d id=D2 take=9 attempt=1 t=60s began=36s", "settle p=d take=9 say=ack t=60s", "settled p=d take=9 say=ack t=60s"),
-		"delayed, late, election":     change(t, "taken p=d", "impaired at=nats t=33s", "healthy at=nats t=37s", "taken p=d id=D take=7 attempt=1 origin=o t=37s", "settle p=d take=7 say=ack t=37s"),
-		"redriven and done":           more("redrive p=k t=60s", "taken p=k id=K take=9 attempt=1 redriven=1 origin=o t=60s", "settle p=k take=9 say=ack t=61s"),
-		"redriven, dead in each life": more("redrive p=b t=60s", "taken p=b id=B max=1 take=9 attempt=1 err=3 redriven=1 origin=o t=60s", "settle p=b take=9 say=final t=61s", "left at=dead p=b id=B attempt=1 max=1 reason=final err=9 redriven=1 origin=o began=61s t=62s"),
-		"a flood":                     flooded(120, 60, 20),
-		"an extension refused":        more("notsettled p=a take=1 say=extend"),
+		"a push without an answer":         more("push p=x", "notpushed p=x"),
+		"it may be there as well":          more("push p=x t=60s", "notpushed p=x t=60s", "taken p=x id=X take=9 attempt=1 t=60s", "settle p=x take=9 say=ack t=61s"),
+		"an ack without an answer":         more("push p=x t=60s", "pushed p=x t=60s", "taken p=x id=X take=9 attempt=1 t=60s", "settle p=x take=9 say=ack t=61s", "notsettled p=x take=9 say=ack t=70s"),
+		"under way when it was done":       more("taken p=a id=A hdr=x take=9 attempt=3 err=1 origin=o t=2s"),
+		"longer under way, broken":         more("impaired at=e1 t=1s", "healthy at=e1 t=9s", "taken at=e1 p=a id=A hdr=x take=9 attempt=3 err=1 origin=o t=9s"),
+		"a retry of an old delivery":       more("settle p=k take=4 say=nack t=20.6s", "notsettled p=k take=4 say=nack t=30s", "taken p=k id=K take=9 attempt=2 err=4 origin=o t=22s"),
+		"a new leader forgot":              more("impaired at=nats t=20.1s", "healthy at=nats t=21s", "taken p=k id=K take=9 attempt=3 origin=o t=20.45s"),
+		"pushed again after the end":       more("taken p=d id=D2 take=9 attempt=1 t=60s began=36s", "settle p=d take=9 say=ack t=60s", "settled p=d take=9 say=ack t=60s"),
+		"delayed, late, election":          change(t, "taken p=d", "impaired at=nats t=33s", "healthy at=nats t=37s", "taken p=d id=D take=7 attempt=1 origin=o t=37s", "settle p=d take=7 say=ack t=37s"),
+		"redriven and done":                more("redrive p=k t=60s", "taken p=k id=K take=9 attempt=1 redriven=1 origin=o t=60s", "settle p=k take=9 say=ack t=61s"),
+		"redriven, dead in each life":      more("redrive p=b t=60s", "taken p=b id=B max=1 take=9 attempt=1 err=3 redriven=1 origin=o t=60s", "settle p=b take=9 say=final t=61s", "left at=dead p=b id=B attempt=1 max=1 reason=final err=9 redriven=1 origin=o began=61s t=62s"),
+		"on its way to a worker that left": append(change(t, "taken p=k id=K take=5", "fault p=x"), "gone who=w ch=queue:q t=20.3s"),
+		"a flood":                          flooded(120, 60, 20),
+		"an extension refused":             more("notsettled p=a take=1 say=extend"),
 	} {
 		t.Run(name, func(t *testing.T) {
 			if r := Verify(jobRecord(t, lines...), jobRules); len(r.Violations) > 0 {

@@ -132,6 +132,7 @@ type verifier struct {
 	probe    string                   // the channel whose presence was asked for
 	trouble  []span                   // when any edge, or NATS, was impaired
 	takes    map[int]*take            // deliveries of jobs, by number
+	gone     map[string][]span        // when workers' connections ended, by queue
 	report   Report
 }
 
