@@ -3,8 +3,10 @@ package edge
 import (
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 	"strconv"
+	"time"
 
 	"github.com/headrace/headrace/router"
 )
@@ -35,8 +37,11 @@ func newFakeMaps(o router.MapOptions) *fakeMaps {
 func (f *fakeMaps) set(key, data string, tags map[string]string) {
 	f.mu.Lock()
 	e := router.StateEntry{Key: key, Version: f.keys[key].Version + 1, Data: []byte(data), Removed: data == "", Tags: tags, Offset: uint64(len(f.feed)) + 1}
-	f.keys[key] = e
 	p := &router.Publication{Offset: e.Offset, Data: e.Data, Tags: tags, Key: key, Version: e.Version, Removed: e.Removed}
+	if before := f.keys[key]; before.Present(time.Time{}) && !maps.Equal(before.Tags, tags) {
+		p.Was = &before.Tags
+	}
+	f.keys[key] = e
 	f.feed = append(f.feed, p)
 	f.mu.Unlock()
 	f.deliver("m", p)

@@ -229,6 +229,19 @@ func (f *filter) wants(p *router.Publication) bool {
 	return f == nil || p.Removed || f.root.match(p.Tags)
 }
 
+// show returns what the subscriber gets of p: p, nothing, or the removal of a key
+// whose tags were such as it wants and are no more.
+func (f *filter) show(p *router.Publication) *router.Publication {
+	switch {
+	case f.wants(p):
+		return p
+	case p.Was != nil && f.root.match(*p.Was):
+		return &router.Publication{Offset: p.Offset, Epoch: p.Epoch, Time: p.Time, Key: p.Key, Version: p.Version, Removed: true}
+	default:
+		return nil
+	}
+}
+
 // pick returns those of pubs that the subscriber gets.
 func (f *filter) pick(pubs []*router.Publication) []*router.Publication {
 	if f == nil {
@@ -236,7 +249,7 @@ func (f *filter) pick(pubs []*router.Publication) []*router.Publication {
 	}
 	var out []*router.Publication
 	for _, p := range pubs {
-		if f.wants(p) {
+		if p := f.show(p); p != nil {
 			out = append(out, p)
 		}
 	}
@@ -246,16 +259,22 @@ func (f *filter) pick(pubs []*router.Publication) []*router.Publication {
 // part returns what the subscriber gets of b, nil for nothing.
 func (f *filter) part(b *router.Batch) *router.Batch {
 	part := &router.Batch{Channel: b.Channel}
+	whole := true
 	for _, p := range b.Pushes {
-		if p.Pub == nil || f.wants(p.Pub) {
-			part.Pushes = append(part.Pushes, p)
+		shown := p.Pub
+		if p.Pub != nil {
+			shown = f.show(p.Pub)
+			whole = whole && shown == p.Pub
+		}
+		if p.Pub == nil || shown != nil {
+			part.Pushes = append(part.Pushes, router.Push{Pub: shown, Join: p.Join, Leave: p.Leave})
 		}
 	}
-	switch len(part.Pushes) {
-	case 0:
-		return nil
-	case len(b.Pushes):
+	switch {
+	case whole:
 		return b // the same frame serves
+	case len(part.Pushes) == 0:
+		return nil
 	}
 	return part
 }

@@ -154,12 +154,21 @@ func TestFilterInEveryPhase(t *testing.T) {
 	if got := tr.take(); !slices.Equal(got, want) {
 		t.Errorf("live: got %q, want %q", got, want)
 	}
+	f.set("d", "5", sales) // no longer what is wanted
+	f.set("c", "5", eng)
+	want = []string{
+		`{"push":{"channel":"m","pub":{"offset":6,"key":"d","removed":true,"version":2}}}`,
+		`{"push":{"channel":"m","pub":{"data":5,"offset":7,"tags":{"team":"eng"},"key":"c","version":2}}}`,
+	}
+	if got := tr.take(); !slices.Equal(got, want) {
+		t.Errorf("live, tags that change: got %q, want %q", got, want)
+	}
 	f.set("e", "6", sales)
 	ask(s, sess, tr, `{"id":3,"unsubscribe":{"channel":"m"}}`)
 	f.set("f", "7", eng)
 	f.set("g", "8", sales)
-	got = ask(s, sess, tr, `{"id":2,"subscribe":{"channel":"m","type":1,"phase":1,"recover":true,"epoch":"e","offset":5`+only)
-	if want := `{"id":2,"subscribe":{"recoverable":true,"epoch":"e","publications":[{"data":7,"offset":7,"tags":{"team":"eng"},"key":"f","version":1}],"recovered":true,"offset":8,"positioned":true,"was_recovering":true,"type":1}}`; got != want {
+	got = ask(s, sess, tr, `{"id":2,"subscribe":{"channel":"m","type":1,"phase":1,"recover":true,"epoch":"e","offset":7`+only)
+	if want := `{"id":2,"subscribe":{"recoverable":true,"epoch":"e","publications":[{"data":7,"offset":9,"tags":{"team":"eng"},"key":"f","version":1}],"recovered":true,"offset":10,"positioned":true,"was_recovering":true,"type":1}}`; got != want {
 		t.Errorf("recovery: got %s, want %s", got, want)
 	}
 }

@@ -3,6 +3,7 @@ package persistence
 import (
 	"context"
 	"errors"
+	"maps"
 	"time"
 
 	"github.com/headrace/headrace/persistence/internal/jet"
@@ -194,7 +195,25 @@ func (c *change) judge(st *channelState, cur *router.Entry) (router.Entry, error
 	if mark.Keys > c.p.ns.Map.MaxKeys && mark.Keys > st.keys {
 		return router.Entry{}, router.Errorf(router.CodeLimit, "the channel has %d keys, as many as it may", st.keys)
 	}
-	return router.Entry{Meta: c.update.Meta, Data: d.Data, Mark: mark}, nil
+	return router.Entry{Meta: c.meta(cur, d.Remove), Data: d.Data, Mark: mark}, nil
+}
+
+// meta is the change's, with the tags of the value before where subscribers may
+// choose by tags and those change. A removal reaches all of them anyway.
+func (c *change) meta(cur *router.Entry, remove bool) []byte {
+	if !c.p.ns.TagsFilter || remove || cur.Mark == nil || cur.Mark.Removed {
+		return c.update.Meta
+	}
+	before, err1 := router.DecodeMeta(cur.Meta)
+	now, err2 := router.DecodeMeta(c.update.Meta)
+	if err1 != nil || err2 != nil || maps.Equal(before.Tags, now.Tags) {
+		return c.update.Meta
+	}
+	if before.Tags == nil {
+		before.Tags = map[string]string{}
+	}
+	now.Was = &before.Tags
+	return now.Encode()
 }
 
 // mark makes the mark of a change after cur.

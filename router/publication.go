@@ -30,6 +30,9 @@ type Publication struct {
 	Key     string
 	Version uint64
 	Removed bool
+	// Was is what the tags of the value before were, when they were others: a key may
+	// leave what a filter wants. nil when they were the same, or there was no value.
+	Was *map[string]string
 }
 
 // Meta is what travels beside a payload. It is one header value in NATS, as JSON
@@ -38,24 +41,26 @@ type Publication struct {
 type Meta struct {
 	Info *ClientInfo
 	Tags map[string]string
+	Was  *map[string]string // see Publication.Was
 }
 
 type metaJSON struct {
-	User     string            `json:"user,omitempty"`
-	Client   string            `json:"client,omitempty"`
-	ConnInfo json.RawMessage   `json:"info,omitempty"`
-	ConnRaw  []byte            `json:"info_b64,omitempty"` // when not JSON
-	ChanInfo json.RawMessage   `json:"chan_info,omitempty"`
-	ChanRaw  []byte            `json:"chan_info_b64,omitempty"`
-	Tags     map[string]string `json:"tags,omitempty"`
+	User     string             `json:"user,omitempty"`
+	Client   string             `json:"client,omitempty"`
+	ConnInfo json.RawMessage    `json:"info,omitempty"`
+	ConnRaw  []byte             `json:"info_b64,omitempty"` // when not JSON
+	ChanInfo json.RawMessage    `json:"chan_info,omitempty"`
+	ChanRaw  []byte             `json:"chan_info_b64,omitempty"`
+	Tags     map[string]string  `json:"tags,omitempty"`
+	Was      *map[string]string `json:"was_tags,omitempty"`
 }
 
 // Encode returns m as a header value, or nil when there is nothing to say.
 func (m Meta) Encode() []byte {
-	if m.Info == nil && len(m.Tags) == 0 {
+	if m.Info == nil && len(m.Tags) == 0 && m.Was == nil {
 		return nil
 	}
-	w := metaJSON{Tags: m.Tags}
+	w := metaJSON{Tags: m.Tags, Was: m.Was}
 	if i := m.Info; i != nil {
 		w.User, w.Client = i.User, i.Client
 		w.ConnInfo, w.ConnRaw = splitJSON(i.ConnInfo)
@@ -77,7 +82,7 @@ func DecodeMeta(b []byte) (Meta, error) {
 	if err := json.Unmarshal(b, &w); err != nil {
 		return Meta{}, fmt.Errorf("decode meta: %w", err)
 	}
-	m := Meta{Tags: w.Tags}
+	m := Meta{Tags: w.Tags, Was: w.Was}
 	if w.User != "" || w.Client != "" || w.ConnInfo != nil || w.ConnRaw != nil || w.ChanInfo != nil || w.ChanRaw != nil {
 		m.Info = &ClientInfo{Client: w.Client, User: w.User, ConnInfo: w.ConnInfo, ChanInfo: w.ChanInfo}
 		if w.ConnRaw != nil {

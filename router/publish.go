@@ -96,7 +96,7 @@ func newPublication(e Entry) *Publication {
 	// Meta was made by Encode. If something else wrote to the stream, the payload
 	// still counts; who sent it is not known.
 	if meta, err := DecodeMeta(e.Meta); err == nil {
-		p.Info, p.Tags = meta.Info, meta.Tags
+		p.Info, p.Tags, p.Was = meta.Info, meta.Tags, meta.Was
 	}
 	if m := e.Mark; m != nil {
 		p.Key, p.Version, p.Removed = m.Key, m.Version, m.Removed

@@ -212,3 +212,81 @@ func TestS2KeysEnd(t *testing.T) {
 	close(finished)
 	readers.Wait()
 }
+
+// TestS2TagsFilter: who wants a part of a map has that part, also of what it missed, and
+// also when a key's tags change.
+func TestS2TagsFilter(t *testing.T) {
+	h := newHarness(t, 1, 2)
+	var got []string
+	answered := make(chan *rawclient.Reply, 10)
+	pushed := make(chan *rawclient.Publication, 100)
+	c, err := rawclient.Dial(t.Context(), h.list()[0].url, func(e rawclient.Event) {
+		if e.Reply != nil {
+			answered <- e.Reply
+		} else if e.Push.Pub != nil {
+			pushed <- e.Push.Pub
+		}
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	set := func(key, team string) {
+		change := router.Change{Key: key, Data: []byte("1"), Tags: map[string]string{"team": team}}
+		if team == "" {
+			change.Tags = nil
+		}
+		if _, err := h.list()[1].node.ChangeState(t.Context(), "map:tagged", change); err != nil {
+			t.Fatal(err)
+		}
+	}
+	subscribe := func(phase int, at rawclient.SubscribeReply) *rawclient.SubscribeReply {
+		if _, err := c.Send("subscribe", map[string]any{"channel": "map:tagged", "type": 1, "phase": phase, "offset": at.Offset, "epoch": at.Epoch,
+			"recover": phase == 1, "tf": map[string]string{"key": "team", "cmp": "eq", "val": "eng"}}); err != nil {
+			t.Fatal(err)
+		}
+		r := within(t, answered, "answer")
+		if r.Error != nil {
+			t.Fatal(r.Error)
+		}
+		return r.Subscribe
+	}
+	show := func(p *rawclient.Publication) { got = append(got, fmt.Sprint(p.Offset, p.Key, p.Removed)) }
+	expect := func(what string, want ...string) {
+		t.Helper()
+		if fmt.Sprint(got) != fmt.Sprint(want) {
+			t.Errorf("%s: got %q, want %q", what, got, want)
+		}
+		got = nil
+	}
+	set("a", "eng")
+	set("b", "sales")
+	at := subscribe(2, rawclient.SubscribeReply{})
+	for i := range at.State {
+		show(&at.State[i])
+	}
+	expect("state", "1afalse")
+	set("b", "eng")
+	set("c", "sales")
+	set("a", "")
+	for range 2 {
+		show(within(t, pushed, "push"))
+	}
+	expect("live", "3bfalse", "5atrue")
+	if _, err := c.Send("unsubscribe", map[string]string{"channel": "map:tagged"}); err != nil {
+		t.Fatal(err)
+	}
+	within(t, answered, "answer")
+	set("b", "sales")
+	set("c", "eng")
+	set("d", "sales")
+	at.Offset = 5
+	back := subscribe(1, *at)
+	for i := range back.Publications {
+		show(&back.Publications[i])
+	}
+	expect("recovery", "6btrue", "7cfalse")
+	if back.Offset != 8 || !back.Recovered {
+		t.Errorf("offset %d, recovered %v", back.Offset, back.Recovered)
+	}
+}
