@@ -231,15 +231,7 @@ func TestS2TagsFilter(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer c.Close()
-	set := func(key, team string) {
-		change := router.Change{Key: key, Data: []byte("1"), Tags: map[string]string{"team": team}}
-		if team == "" {
-			change.Tags = nil
-		}
-		if _, err := h.list()[1].node.ChangeState(t.Context(), "map:tagged", change); err != nil {
-			t.Fatal(err)
-		}
-	}
+	set := func(key, team string) { setTagged(t, h.list()[1].node, key, team) }
 	subscribe := func(phase int, at rawclient.SubscribeReply) *rawclient.SubscribeReply {
 		if _, err := c.Send("subscribe", map[string]any{"channel": "map:tagged", "type": 1, "phase": phase, "offset": at.Offset, "epoch": at.Epoch,
 			"recover": phase == 1, "tf": map[string]string{"key": "team", "cmp": "eq", "val": "eng"}}); err != nil {
@@ -288,5 +280,17 @@ func TestS2TagsFilter(t *testing.T) {
 	expect("recovery", "6btrue", "7cfalse")
 	if back.Offset != 8 || !back.Recovered {
 		t.Errorf("offset %d, recovered %v", back.Offset, back.Recovered)
+	}
+}
+
+// setTagged sets key of map:tagged with the tag team, "" for no tag.
+func setTagged(t *testing.T, node *router.Node, key, team string) {
+	t.Helper()
+	change := router.Change{Key: key, Data: []byte("1")}
+	if team != "" {
+		change.Tags = map[string]string{"team": team}
+	}
+	if _, err := node.ChangeState(t.Context(), "map:tagged", change); err != nil {
+		t.Fatal(err)
 	}
 }
