@@ -111,6 +111,9 @@ func (f *mapFollower) walk() (live, again bool) {
 			f.at = position
 		}
 		if reply.Phase == phaseLive {
+			if n := len(reply.Publications); n > 0 && pages == 0 { // its offset is where it is live
+				f.at.Offset = reply.Publications[0].Offset - 1
+			}
 			f.record(check.MapPage, f.at, began, reply.State)
 			f.live(reply)
 			return true, false
