@@ -5,6 +5,7 @@ import (
 	"errors"
 	"time"
 
+	"github.com/headrace/headrace/internal/planted"
 	"github.com/headrace/headrace/persistence/internal/jet"
 	"github.com/headrace/headrace/router"
 )
@@ -93,6 +94,11 @@ func (p *keyPart) level(ctx context.Context, channel string, h head) (channelSta
 	}
 	if e.Mark != nil {
 		next.keys = e.Mark.Keys
+		if planted.Bug(planted.SkipForeignHead) {
+			next.image = e.Mark.Prev[0]
+			p.known.Add(channel, next)
+			return next, nil
+		}
 		err = p.keys.retrying(ctx, func(ctx context.Context) (err error) {
 			next.image, err = p.materialise(ctx, channel, &e, false)
 			return err
@@ -222,6 +228,9 @@ func (c *change) mark(cur *router.Entry, remove bool) *router.KeyMark {
 	case !was && !remove:
 		m.Keys++
 	}
+	if planted.Bug(planted.RestartVersions) && cur.Mark != nil && cur.Mark.Removed {
+		m.Version, m.Prev = 1, m.Prev[:1]
+	}
 	return m
 }
 
@@ -256,7 +265,10 @@ func (c *change) stored(ctx context.Context, e *router.Entry) error {
 		keys: e.Mark.Keys, gen: c.before.gen,
 	}
 	var err error
-	if st.image, err = c.p.materialise(ctx, c.channel, e, true); err != nil {
+	if planted.Bug(planted.AckBeforeImage) {
+		late := *e
+		time.AfterFunc(time.Second, func() { c.p.materialise(context.Background(), c.channel, &late, false) }) //nolint:errcheck // a bug
+	} else if st.image, err = c.p.materialise(ctx, c.channel, e, true); err != nil {
 		return err
 	}
 	// An attempt that was found by looking back follows what it was prepared for.
