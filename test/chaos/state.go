@@ -31,7 +31,7 @@ const stateConfig = `  - {name: kv, history_size: 300, map: {mode: persistent, k
 `
 
 // stateRules are what maps are judged by. All clocks of a run are one.
-var stateRules = map[string]check.StateRules{"kv": {History: 10, Clock: 250 * time.Millisecond}}
+var stateRules = map[string]check.StateRules{"kv": {History: 10, Clock: 250 * time.Millisecond, Stale: 6 * time.Second}}
 
 // strategies of the keys of hotMap.
 var hotKeys = map[string]string{"hot": "", "last": "lastWriteWins", "merged": "merge"}

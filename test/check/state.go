@@ -124,6 +124,8 @@ type StateRules struct {
 	History int
 	// Clock bounds how far clocks may differ.
 	Clock time.Duration
+	// Stale is how long a leader that is cut off may answer reads (docs/guarantees.md).
+	Stale time.Duration
 }
 
 // The rules of state.

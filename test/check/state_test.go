@@ -6,7 +6,7 @@ import (
 	"time"
 )
 
-var stateTestRules = Rules{States: map[string]StateRules{"kv": {History: 3, Clock: 100 * time.Millisecond}}}
+var stateTestRules = Rules{States: map[string]StateRules{"kv": {History: 3, Clock: 100 * time.Millisecond, Stale: 5 * time.Second}}}
 
 // story is a record of state made by hand: each operation takes 10 ms, one after the
 // other.
@@ -242,6 +242,12 @@ func TestNoFalseAlarmOfState(t *testing.T) {
 			s.op(State{Op: OpDelete, Strategy: strategyLast, Time: 9, Outcome: Applied}, version(1, ""))
 			s.op(State{Op: OpSet, Value: "y", Strategy: strategyLast, Time: 5, Outcome: Refused}, version(1, ""))
 			s.op(State{Op: OpSet, Value: "z", Strategy: strategyLast, Outcome: Applied}, version(2, "z"))
+		},
+		"a leader that is cut off answers": func(s *story) {
+			s.events = append(s.events, Event{Kind: Impaired, At: NATS})
+			s.set(1, "x")
+			s.set(2, "y")
+			s.get(version(1, "x"))
 		},
 		"a subscriber that walks, follows and comes back": func(s *story) {
 			s.set(1, "x")

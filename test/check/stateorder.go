@@ -74,6 +74,9 @@ func (f *stateFacts) operation(first, e *Event) keyOp {
 	if e.State.Outcome == Open {
 		op.end, op.call.to = forever, forever
 	}
+	if o := e.State.Outcome; (o == Answered || o == Refused) && !steady(f.v.ill[NATS], e.Began-f.rules.Stale, e.T) {
+		op.begin -= f.rules.Stale
+	}
 	return op
 }
 
