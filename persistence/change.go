@@ -95,7 +95,7 @@ func (p *keyPart) level(ctx context.Context, channel string, h head) (channelSta
 	if e.Mark != nil {
 		next.keys = e.Mark.Keys
 		if planted.Bug(planted.SkipForeignHead) {
-			next.image = e.Mark.Prev[0]
+			p.current.drop(keyID{channel, e.Mark.Key})
 			p.known.Add(channel, next)
 			return next, nil
 		}
@@ -268,6 +268,9 @@ func (c *change) stored(ctx context.Context, e *router.Entry) error {
 	if planted.Bug(planted.AckBeforeImage) {
 		late := *e
 		time.AfterFunc(time.Second, func() { c.p.materialise(context.Background(), c.channel, &late, false) }) //nolint:errcheck // a bug
+		c.p.current.drop(keyID{c.channel, e.Mark.Key})
+		c.p.known.Add(c.channel, st)
+		return nil
 	} else if st.image, err = c.p.materialise(ctx, c.channel, e, true); err != nil {
 		return err
 	}
