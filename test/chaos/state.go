@@ -83,6 +83,15 @@ func (r *run) beginState(writers, others *sync.WaitGroup, stop, settled, finishe
 	}
 }
 
+// pace is how long to wait between two operations on maps: longer when there are other
+// loads.
+func (r *run) pace(alone time.Duration) time.Duration {
+	if r.log || r.jobs {
+		return 3 * alone
+	}
+	return alone
+}
+
 // storedVersion is a version as the API writes it.
 type storedVersion struct {
 	Key     string          `json:"key"`

@@ -28,7 +28,7 @@ func (w *stateWriter) work(stop <-chan struct{}) {
 		select {
 		case <-stop:
 			return
-		case <-time.After(50*time.Millisecond + rand.N(300*time.Millisecond)):
+		case <-time.After(w.r.pace(50*time.Millisecond + rand.N(300*time.Millisecond))):
 		}
 	}
 }
@@ -209,7 +209,7 @@ func (w *stateWriter) readUntil(stop <-chan struct{}) {
 		select {
 		case <-stop:
 			return
-		case <-time.After(rand.N(100 * time.Millisecond)):
+		case <-time.After(w.r.pace(rand.N(100 * time.Millisecond))):
 		}
 	}
 }
