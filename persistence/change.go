@@ -6,6 +6,7 @@ import (
 	"maps"
 	"time"
 
+	"github.com/headrace/headrace/internal/planted"
 	"github.com/headrace/headrace/persistence/internal/jet"
 	"github.com/headrace/headrace/router"
 )
@@ -94,6 +95,11 @@ func (p *keyPart) level(ctx context.Context, channel string, h head) (channelSta
 	}
 	if e.Mark != nil {
 		next.keys = e.Mark.Keys
+		if planted.Bug(planted.SkipForeignHead) {
+			p.current.drop(keyID{channel, e.Mark.Key})
+			p.known.Add(channel, next)
+			return next, nil
+		}
 		err = p.keys.retrying(ctx, func(ctx context.Context) (err error) {
 			next.image, err = p.materialise(ctx, channel, &e, false)
 			return err
@@ -241,6 +247,9 @@ func (c *change) mark(cur *router.Entry, remove bool) *router.KeyMark {
 	case !was && !remove:
 		m.Keys++
 	}
+	if planted.Bug(planted.RestartVersions) && cur.Mark != nil && cur.Mark.Removed {
+		m.Version, m.Prev = 1, m.Prev[:1]
+	}
 	return m
 }
 
@@ -275,7 +284,13 @@ func (c *change) stored(ctx context.Context, e *router.Entry) error {
 		keys: e.Mark.Keys, gen: c.before.gen,
 	}
 	var err error
-	if st.image, err = c.p.materialise(ctx, c.channel, e, true); err != nil {
+	if planted.Bug(planted.AckBeforeImage) {
+		late := *e
+		time.AfterFunc(time.Second, func() { c.p.materialise(context.Background(), c.channel, &late, false) }) //nolint:errcheck // a bug
+		c.p.current.drop(keyID{c.channel, e.Mark.Key})
+		c.p.known.Add(c.channel, st)
+		return nil
+	} else if st.image, err = c.p.materialise(ctx, c.channel, e, true); err != nil {
 		return err
 	}
 	// An attempt that was found by looking back follows what it was prepared for.

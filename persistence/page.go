@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/headrace/headrace/internal/planted"
 	"github.com/headrace/headrace/persistence/internal/jet"
 	"github.com/headrace/headrace/router"
 )
@@ -79,7 +80,7 @@ func (c cursor) subjects(heads string, width int) (subjects []string, end int) {
 
 // Page implements router.KeyStore. The newest entry of the feed is brought into the
 // image first, and a replica's answer counts once it has that.
-func (ks *keyStore) Page(ctx context.Context, channel, at string, limit int) (router.StatePage, error) {
+func (ks *keyStore) Page(ctx context.Context, channel, at string, limit int) (page router.StatePage, err error) {
 	c, err := decodeCursor(at)
 	if err != nil {
 		return router.StatePage{}, err
@@ -89,7 +90,7 @@ func (ks *keyStore) Page(ctx context.Context, channel, at string, limit int) (ro
 	if err != nil {
 		return router.StatePage{}, err
 	}
-	page := router.StatePage{Position: p.position(&h)}
+	page.Position = p.position(&h)
 	if c.life != "" && c.life != h.Life {
 		return page, router.Errorf(router.CodeUnrecoverable, "the state was cleared while it was read")
 	}
@@ -99,6 +100,9 @@ func (ks *keyStore) Page(ctx context.Context, channel, at string, limit int) (ro
 	reached, err := p.settle(ctx, channel, &h)
 	if err != nil {
 		return page, err
+	}
+	if planted.Bug(planted.PositionLate) {
+		defer func() { p.positionNow(ctx, channel, &page) }()
 	}
 	now := time.Now()
 	for c.bucket < buckets {

@@ -1,6 +1,10 @@
 package router
 
-import "time"
+import (
+	"time"
+
+	"github.com/headrace/headrace/internal/planted"
+)
 
 // StateEntry is a version of a key. The zero StateEntry stands for "never set, or
 // so long ago that nothing is known of it any more".
@@ -29,7 +33,7 @@ func (e *StateEntry) Present(now time.Time) bool {
 
 // ExpiredAt reports whether e's time to live has passed.
 func (e *StateEntry) ExpiredAt(now time.Time) bool {
-	return !e.Expires.IsZero() && !now.Before(e.Expires)
+	return !e.Expires.IsZero() && !now.Before(e.Expires) && !planted.Bug(planted.ShowExpired)
 }
 
 // Expect names the version that a change is made against. Version 0 means that

@@ -35,6 +35,16 @@ const (
 	AckWithoutAnswer  Name = "ack-without-answer"  // a worker's ack is acknowledged before the store has it
 	ForgetsOnDelivery Name = "forgets-on-delivery" // a job is ended when it is given out
 	HeadersLost       Name = "headers-lost"        // a retry does not have the headers of the job
+
+	SkipForeignHead  Name = "skip-foreign-head"  // another edge's newest change is not brought into the image before the next one
+	AckBeforeImage   Name = "ack-before-image"   // a change is answered before it is in the image
+	ExpectAnyLife    Name = "expect-any-life"    // S2: an expected version is compared without its life
+	CachedBelowSeen  Name = "cached-below-seen"  // S3: what the reader has seen does not matter
+	RestartVersions  Name = "restart-versions"   // a removed key begins at version 1 again, in the same life
+	OldImageWins     Name = "old-image-wins"     // the image is written whatever lies there
+	PositionLate     Name = "position-late"      // the position of a page is taken after it was read
+	ShowExpired      Name = "show-expired"       // S1: what has expired is a value until it is removed
+	ForgetIdempotent Name = "forget-idempotency" // W3: the key of a repeated change does not count
 )
 
 // All lists the bugs.
@@ -43,4 +53,6 @@ var All = []Name{
 	ClientsOwnID, RestartNumbers, AckBeforeStore, StaleRing, PartialPresence, DeadMembers, LeakConnections,
 	PushBeforeStore, RetryAfterAck, EarlySchedule, AttemptFromHeader, TwoDeadLetters, DeadAfterTerm,
 	LowStarves, TooManyCredits, ForeignTokens, AckWithoutAnswer, ForgetsOnDelivery, HeadersLost,
+	SkipForeignHead, AckBeforeImage, ExpectAnyLife, CachedBelowSeen, RestartVersions, OldImageWins, PositionLate,
+	ShowExpired, ForgetIdempotent,
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"fmt"
 	"time"
 
 	"github.com/headrace/headrace/test/check"
@@ -9,11 +10,11 @@ import (
 // tokenSecret signs the connection tokens of users, and webhooks.
 const tokenSecret = "a-secret-of-the-chaos-runner-only"
 
-// edgeConfig is what the edges run with: short intervals, so that a run of minutes
+// edgeConfigFormat is what the edges run with: short intervals, so that a run of minutes
 // holds what takes hours elsewhere.
-const edgeConfig = `insecure: true
+const edgeConfigFormat = `insecure: true
 log: {level: info, format: text}
-nats: {replicas: 3, open_timeout: 90s}
+nats: {replicas: %d, open_timeout: 90s}
 client: {ping_interval: 5s, pong_timeout: 4s, unready_after: 10s, drain_window: 2s, write_timeout: 5s, token: {hmac_secret_key: ` + tokenSecret + `}}
 router: {sweep_interval: 3s, linger: 2s, publish_timeout: 10s}
 namespaces:
@@ -21,7 +22,9 @@ namespaces:
   - {name: small, history_size: 20, partitions: 2, force_recovery: true, retention: 1h}
   - {name: evict, history_size: 50, force_recovery: true, retention: 1h}
   - {name: eph, presence: true}
-`
+` + stateConfig
+
+func (r *run) edgeConfig() string { return fmt.Sprintf(edgeConfigFormat, r.replicas) }
 
 // Silence is how long everything is mended and quiet before the record is judged:
 // longer than rules.Late.
@@ -36,6 +39,7 @@ var rules = check.Rules{
 	Late:    28 * time.Second,
 	Gone:    10 * time.Second,
 	Leak:    check.Resources{Goroutines: 60, Descriptors: 20, Bytes: 96 << 20},
+	States:  stateRules,
 	Queues:  map[string]check.QueueRules{workQueue: queueRules(20 * time.Second), timedQueue: queueRules(time.Second), hookQueue: queueRules(0)},
 }
 

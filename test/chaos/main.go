@@ -44,6 +44,7 @@ type options struct {
 	trace    int
 	load     string
 	jobs     int
+	replicas int
 }
 
 func main() {
@@ -65,8 +66,9 @@ func main() {
 	flag.StringVar(&o.verify, "verify", "", "judge this record and stop")
 	flag.StringVar(&o.planted, "planted", "", "plant these bugs, comma separated or all, and expect each to be caught")
 	flag.IntVar(&o.trace, "trace", 1, "violations to trace")
-	flag.StringVar(&o.load, "load", "log,jobs", "what there is to break: log (publications), jobs (queues), or both")
+	flag.StringVar(&o.load, "load", "log,jobs,state", "what there is to break: log (publications), jobs (queues), state (maps), comma separated")
 	flag.IntVar(&o.jobs, "jobs", 0, "push this many jobs, as fast as the duration asks for; by default a few for as long as it takes")
+	flag.IntVar(&o.replicas, "replicas", 3, "of the streams; with 1 only maps are judged fairly: -load state")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()

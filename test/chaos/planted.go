@@ -46,6 +46,15 @@ var breaks = map[planted.Name][]string{
 	planted.AckWithoutAnswer:   {check.RuleJobAgain},
 	planted.ForgetsOnDelivery:  {check.RuleJobLost},
 	planted.HeadersLost:        {check.RuleJobSame},
+	planted.SkipForeignHead:    {check.RuleStateLinear, check.RuleStateLost, check.RuleStateVersion},
+	planted.AckBeforeImage:     {check.RuleStateLinear, check.RuleStateLost, check.RuleStateVersion},
+	planted.ExpectAnyLife:      {check.RuleStateExpect},
+	planted.CachedBelowSeen:    {check.RuleStateSeen},
+	planted.RestartVersions:    {check.RuleStateVersion},
+	planted.OldImageWins:       {check.RuleStateLinear, check.RuleStateLost, check.RuleStateVersion},
+	planted.PositionLate:       {check.RuleStateMap},
+	planted.ShowExpired:        {check.RuleStateTTL},
+	planted.ForgetIdempotent:   {check.RuleStateOnce},
 }
 
 // needs names the faults that a bug shows under, where they are rare among all.
@@ -61,6 +70,8 @@ var needs = map[planted.Name]string{
 	planted.TwoDeadLetters:    "kill edge,cut edge from NATS",
 	planted.DeadAfterTerm:     "kill edge,cut edge from NATS",
 	planted.TooManyCredits:    "step down,calm",
+	planted.CachedBelowSeen:   "slow edge,calm",
+	planted.ForgetIdempotent:  "kill edge,cut edge from NATS,kill NATS",
 	planted.AckWithoutAnswer:  "cut edge from NATS,calm",
 }
 

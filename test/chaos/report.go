@@ -21,8 +21,8 @@ func (r *run) tell(finished <-chan struct{}) {
 		case <-finished:
 			return
 		case <-tick.C:
-			fmt.Printf("%s  %3.0fs  acknowledged %d  refused %d  jobs pushed %d  refused %d  taken %d  settled %d  faults %d of %d\n",
-				r.name, r.history.Since().Seconds(), r.acked.Load(), r.refused.Load(), r.jobsAcked.Load(), r.jobsRefused.Load(), r.takes.Load(), r.settled.Load(),
+			fmt.Printf("%s  %3.0fs  acknowledged %d  refused %d  jobs pushed %d  refused %d  taken %d  settled %d  state %d and %d without answer  faults %d of %d\n",
+				r.name, r.history.Since().Seconds(), r.acked.Load(), r.refused.Load(), r.jobsAcked.Load(), r.jobsRefused.Load(), r.takes.Load(), r.settled.Load(), r.stateDone.Load(), r.stateOpen.Load(),
 				r.broken.Load(), len(r.plan)+len(r.farewell()))
 		}
 	}
@@ -61,7 +61,8 @@ func (r *run) report(report check.Report, o options) bool {
 
 // tookPlace reports whether there was anything to judge.
 func (r *run) tookPlace(report check.Report) bool {
-	return (!r.log || report.Delivered > 0 && report.Recovered > 0) && (!r.jobs || report.Jobs.Retried > 0 && report.Jobs.Dead > 0)
+	return (!r.log || report.Delivered > 0 && report.Recovered > 0) && (!r.jobs || report.Jobs.Retried > 0 && report.Jobs.Dead > 0) &&
+		(!r.state || report.States.Applied > 0 && report.States.Changes > 0)
 }
 
 // tried counts the faults by kind.
@@ -90,6 +91,11 @@ func summary(r check.Report) string {
 			j.Acked, j.Pushed, j.Taken, j.Done, j.Retried, j.Dead, j.Redriven, j.Stale, j.Twice, j.Floods, 100*j.LeastLow,
 			j.LatestDelayed.Round(time.Millisecond), j.SlowestWaiting.Round(time.Millisecond))
 	}
+	if s := r.States; s.Keys > 0 {
+		text += fmt.Sprintf("; state: changes applied %d, refused %d, without answer %d, fresh reads %d, cached %d, keys %d (undecided %d), "+
+			"subscribers live %d (recovered %d, begun %d), changes pushed %d",
+			s.Applied, s.Refused, s.Open, s.Reads, s.Cached, s.Keys, s.Undecided, s.Live, s.Recovered, s.Restarted, s.Changes)
+	}
 	return text
 }
 
@@ -115,7 +121,7 @@ func indent(text string) string {
 
 // natsBroke matches what a NATS server logs when it gives up a stream because of a
 // write that failed, with the time before it.
-var natsBroke = regexp.MustCompile(`^\[\d+\] (\d{4}/\d\d/\d\d \d\d:\d\d:\d\d\.\d+) \[ERR\] (JetStream stream '\$G > HR_(?:LOG_([a-z]+)_\d+|(?:JOBS|RETRY|DEAD)_([a-z]+)|IN)' critical write error.*)`)
+var natsBroke = regexp.MustCompile(`^\[\d+\] (\d{4}/\d\d/\d\d \d\d:\d\d:\d\d\.\d+) \[ERR\] (JetStream stream '\$G > HR_(?:(?:LOG|KEYS)_([a-z]+)_\d+|(?:JOBS|RETRY|DEAD)_([a-z]+)|IN)' critical write error.*)`)
 
 // brokenNATS records where NATS says so. What is lost with HR_IN never reaches the
 // channel that plain publishes go to.

@@ -44,6 +44,11 @@ type run struct {
 	settled     atomic.Int64
 	jobsAcked   atomic.Int64
 	jobsRefused atomic.Int64
+
+	state     bool         // whether there is a load of maps
+	stateDone atomic.Int64 // operations on keys that were answered
+	stateOpen atomic.Int64
+	replicas  int
 }
 
 func newRun(o options, seed uint64, edge string, only map[int]bool, from []weight) *run {
@@ -51,6 +56,7 @@ func newRun(o options, seed uint64, edge string, only map[int]bool, from []weigh
 	return &run{
 		seed: seed, name: name, duration: o.duration, dir: filepath.Join(o.dir, name), edge: edge, only: only,
 		plan: planFor(seed, o.duration, from), log: strings.Contains(o.load, "log"), jobs: strings.Contains(o.load, "jobs"), count: o.jobs,
+		state: strings.Contains(o.load, "state"), replicas: o.replicas,
 	}
 }
 
@@ -86,7 +92,7 @@ func (r *run) do(ctx context.Context) (check.Report, error) {
 		return check.Report{}, err
 	}
 	defer hook.server.Close()
-	if err := os.WriteFile(filepath.Join(r.dir, "edge.yaml"), []byte(edgeConfig+queueConfig+hook.url+"\"}}\n"), 0o644); err != nil {
+	if err := os.WriteFile(filepath.Join(r.dir, "edge.yaml"), []byte(r.edgeConfig()+queueConfig+hook.url+"\"}}\n"), 0o644); err != nil {
 		return check.Report{}, err
 	}
 	f, err := os.Create(r.recordFile())
@@ -142,6 +148,7 @@ func (r *run) live(ctx context.Context) error {
 	var publishers, others sync.WaitGroup
 	others.Go(func() { r.tell(finished) })
 	work := r.beginJobs(ctx, stop)
+	r.beginState(&publishers, &others, stop, settled, finished)
 	if r.log {
 		for _, f := range r.followers(settled) {
 			others.Go(func() { f.Run(finished) })
@@ -178,6 +185,9 @@ func (r *run) live(ctx context.Context) error {
 	}
 	if err == nil && r.jobs {
 		err = r.lastJobs(ctx)
+	}
+	if err == nil {
+		err = r.lastState(ctx)
 	}
 	if err != nil {
 		close(finished)

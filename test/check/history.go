@@ -61,7 +61,8 @@ type Event struct {
 	Code      uint32        `json:"code,omitempty"`
 	Payload   string        `json:"payload,omitempty"`
 	Began     time.Duration `json:"began,omitempty"`
-	Job       *Job          `json:"job,omitempty"` // of events of queues
+	Job       *Job          `json:"job,omitempty"`   // of events of queues
+	State     *State        `json:"state,omitempty"` // of events of state
 }
 
 func (e Event) String() string {
@@ -88,6 +89,9 @@ func (e Event) String() string {
 	}
 	if e.Job != nil {
 		s += " " + e.Job.String()
+	}
+	if e.State != nil {
+		s += " " + e.State.String()
 	}
 	return s
 }

@@ -34,6 +34,9 @@ func concerns(e *Event, bad *Violation) bool {
 	if e.Job != nil {
 		return e.Channel == bad.Channel && e.Payload == bad.Payload
 	}
+	if e.State != nil {
+		return concernsKey(e, bad)
+	}
 	switch e.Kind {
 	case Fault, Mended, Impaired, Healthy:
 		return true
@@ -54,6 +57,22 @@ func concerns(e *Event, bad *Violation) bool {
 		return e.Who == bad.Who
 	default:
 		return false
+	}
+}
+
+// concernsKey reports whether e, an event of state, has to do with bad, whose payload
+// is a key.
+func concernsKey(e *Event, bad *Violation) bool {
+	if e.Channel != bad.Channel || e.Kind != Operated && e.Who != bad.Who {
+		return false
+	}
+	switch {
+	case e.Kind == Operated:
+		return e.State.Key == bad.Payload || e.State.Op == OpClear
+	case e.Kind == MapChange:
+		return bad.Payload == "" || e.State.Entries[0].Key == bad.Payload
+	default:
+		return true
 	}
 }
 

@@ -20,6 +20,7 @@ type Rules struct {
 	// Leak is what the resources of a process may have grown by in the end.
 	Leak   Resources
 	Queues map[string]QueueRules // by name; without any, events of queues are not judged
+	States map[string]StateRules // by namespace; likewise
 }
 
 // Violation is one contradiction.
@@ -53,6 +54,7 @@ const (
 // Report is what Verify found and counted.
 type Report struct {
 	Jobs                 Jobs
+	States               States
 	Sent, Acked, Refused int
 	Delivered, Told      int
 	Recovered            int // subscriptions that got all they had missed
@@ -117,6 +119,7 @@ func Verify(events []Event, rules Rules) Report {
 	}
 	v.presence(events)
 	v.queues(events)
+	v.states(events)
 	sort.SliceStable(v.report.Violations, func(i, j int) bool { return v.report.Violations[i].T < v.report.Violations[j].T })
 	return v.report
 }
