@@ -56,6 +56,10 @@ const chatNamespace = "namespaces: [{name: chat, history_size: 10, allow_subscri
 func TestInternalListenerKeepsThingsApart(t *testing.T) {
 	const key = "0123456789abcdef-old"
 	r := startNode(t, "http_api: {key: 0123456789abcdef-new, keys: ["+key+"]}\n"+chatNamespace)
+	natstest.Eventually(t, 20*time.Second, "readiness", func() bool { // it listens a little earlier
+		status, _ := get(t, r.clients+"/health")
+		return status == 200
+	})
 	for name, tt := range map[string]struct {
 		url    string
 		status int
