@@ -239,11 +239,17 @@ func (c *change) mark(cur *router.Entry, remove bool) *router.KeyMark {
 		was = !cur.Mark.Removed
 		older := cur.Mark.Older()
 		// The newest is a place of its own, and Prev names at least one.
-		m.Prev = append(m.Prev, older[:min(len(older), max(c.p.ns.Map.KeyHistory-2, 0))]...)
+		for _, place := range older[:min(len(older), max(c.p.ns.Map.KeyHistory-2, 0))] {
+			if place >= m.Prev[len(m.Prev)-1] {
+				break // of an image that was lost: the versions are gone with it
+			}
+			m.Prev = append(m.Prev, place)
+		}
 	}
 	switch {
 	case was && remove:
-		m.Keys--
+		// If NATS has lost entries, the count may be wrong; below 0 it could not be read.
+		m.Keys = max(m.Keys-1, 0)
 	case !was && !remove:
 		m.Keys++
 	}
