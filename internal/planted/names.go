@@ -37,7 +37,7 @@ const (
 	HeadersLost       Name = "headers-lost"        // a retry does not have the headers of the job
 
 	SkipForeignHead  Name = "skip-foreign-head"  // another edge's newest change is not brought into the image before the next one
-	AckBeforeImage   Name = "ack-before-image"   // a change is answered before it is in the image
+	SkipOwnHead      Name = "skip-own-head"      // every fourth change is answered, and followed by others, without being in the image
 	ExpectAnyLife    Name = "expect-any-life"    // S2: an expected version is compared without its life
 	CachedBelowSeen  Name = "cached-below-seen"  // S3: what the reader has seen does not matter
 	RestartVersions  Name = "restart-versions"   // a removed key begins at version 1 again, in the same life
@@ -53,6 +53,6 @@ var All = []Name{
 	ClientsOwnID, RestartNumbers, AckBeforeStore, StaleRing, PartialPresence, DeadMembers, LeakConnections,
 	PushBeforeStore, RetryAfterAck, EarlySchedule, AttemptFromHeader, TwoDeadLetters, DeadAfterTerm,
 	LowStarves, TooManyCredits, ForeignTokens, AckWithoutAnswer, ForgetsOnDelivery, HeadersLost,
-	SkipForeignHead, AckBeforeImage, ExpectAnyLife, CachedBelowSeen, RestartVersions, OldImageWins, PositionLate,
+	SkipForeignHead, SkipOwnHead, ExpectAnyLife, CachedBelowSeen, RestartVersions, OldImageWins, PositionLate,
 	ShowExpired, ForgetIdempotent,
 }

@@ -47,7 +47,7 @@ var breaks = map[planted.Name][]string{
 	planted.ForgetsOnDelivery:  {check.RuleJobLost},
 	planted.HeadersLost:        {check.RuleJobSame},
 	planted.SkipForeignHead:    {check.RuleStateLinear, check.RuleStateLost, check.RuleStateVersion},
-	planted.AckBeforeImage:     {check.RuleStateLinear, check.RuleStateLost, check.RuleStateVersion},
+	planted.SkipOwnHead:        {check.RuleStateLinear, check.RuleStateLost, check.RuleStateVersion},
 	planted.ExpectAnyLife:      {check.RuleStateExpect},
 	planted.CachedBelowSeen:    {check.RuleStateSeen},
 	planted.RestartVersions:    {check.RuleStateVersion},
