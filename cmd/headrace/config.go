@@ -129,6 +129,31 @@ func lookupEnv(environ []string, name string) string {
 	return ""
 }
 
+// countStreams returns the streams with history, and all streams and consumers: those
+// that are replicated are the HA assets of a NATS cluster, and about 2,000 are what one
+// carries.
+func countStreams(cfg config.Config) (logs, all int) {
+	for _, ns := range namespaces(cfg) {
+		if ns.HistorySize == 0 {
+			continue
+		}
+		logs += ns.Partitions
+		if all += ns.Partitions; ns.Map != nil {
+			all += ns.Partitions // what the keys are
+		}
+	}
+	if logs > 0 {
+		all += 3 // what plain NATS clients publish, who reads that, and what was refused
+	}
+	if cfg.Inbox.Enabled {
+		all++ // the cursors
+	}
+	if cfg.Limits.UserMessages.Enabled {
+		all++
+	}
+	return logs, all + 9*len(cfg.Queues) // three streams and six consumers each
+}
+
 func (a *app) configCommand() *cobra.Command {
 	cmd := &cobra.Command{Use: "config", Short: "Check and print the configuration", Args: noSuchCommand,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() }}
@@ -139,21 +164,9 @@ func (a *app) configCommand() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		streams := 0
-		for _, ns := range namespaces(cfg) {
-			if ns.HistorySize > 0 {
-				streams += ns.Partitions
-			}
-		}
-		others := 9 * len(cfg.Queues)
-		if cfg.Inbox.Enabled {
-			others++ // the cursors
-		}
-		copies := replicas(cfg, cfg.NATS.URL != "")
-		// Every stream and consumer that is replicated is an HA asset of the cluster,
-		// and about 2,000 are what one carries; a queue is three streams and six consumers.
+		logs, all := countStreams(cfg)
 		_, err = fmt.Fprintf(a.stdout, "ok: %d namespaces with %d history streams, %d queues; %d streams and consumers with %d replicas\n",
-			len(namespaces(cfg)), streams, len(cfg.Queues), streams+others, copies)
+			len(namespaces(cfg)), logs, len(cfg.Queues), all, replicas(cfg, cfg.NATS.URL != ""))
 		return err
 	}
 	show := &cobra.Command{Use: "print", Short: "Print the configuration in effect, secrets hidden", Args: exactArgs(0)}

@@ -262,3 +262,16 @@ func TestTwoNodesOnOneDataDirectoryAreRefused(t *testing.T) {
 		t.Errorf("second serve = %d %q", code, stderr)
 	}
 }
+
+// What `config check` says is what the README's node has: seen with `nats stream ls`
+// and `nats consumer ls`.
+func TestCountStreams(t *testing.T) {
+	cfg := config.FirstRun()
+	if logs, all := countStreams(cfg); logs != 1 || all != 13 {
+		t.Errorf("%d logs, %d streams and consumers, want 1 and 13", logs, all)
+	}
+	cfg.Inbox.Enabled, cfg.Inbox.HistorySize, cfg.Inbox.Partitions, cfg.Inbox.Namespace = true, 10, 2, "inbox"
+	if logs, all := countStreams(cfg); logs != 3 || all != 16 {
+		t.Errorf("with inboxes %d logs, %d streams and consumers, want 3 and 16", logs, all)
+	}
+}
