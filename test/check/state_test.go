@@ -137,6 +137,11 @@ var brokenStates = map[string]struct {
 	}, RuleStateExpect},
 	"a value where none was expected": {func(s *story) { s.set(1, "x"); s.cas(0, "", "y", Applied, version(2, "y")) }, RuleStateExpect},
 	"below what was seen":             {func(s *story) { s.set(1, "x"); s.set(2, "y"); s.cached(2, version(1, "x")) }, RuleStateSeen},
+	"below what the same edge told before": {func(s *story) {
+		s.set(1, "x")
+		s.set(2, "y")
+		s.op(State{Op: OpCached, Outcome: Answered}, version(1, "x"))
+	}, RuleStateSeen},
 	"shown after it had expired": {func(s *story) {
 		s.op(State{Op: OpSet, Value: "x", TTL: time.Second, Outcome: Applied}, Version{Version: 1, Life: "a", Value: "x", Expires: time.Second})
 		s.now = 2 * time.Second
