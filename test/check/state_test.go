@@ -245,6 +245,11 @@ var oddStates = map[string]func(s *story){
 		s.cas(0, "", "y", Applied, version(3, "y"))
 		s.final(version(3, "y"), version(2, ""), Version{Version: 1, Life: "a", Value: "x", Expires: time.Second})
 	},
+	"refused, and expired before the answer": func(s *story) {
+		s.op(State{Op: OpSet, Value: "x", TTL: time.Second, Outcome: Applied}, Version{Version: 1, Life: "a", Value: "x", Expires: time.Second})
+		s.now = 995 * time.Millisecond
+		s.cas(0, "", "y", Refused, Version{Version: 1, Life: "a", Removed: true, Expires: time.Second})
+	},
 	"an older change is refused, a removal is remembered": func(s *story) {
 		s.op(State{Op: OpDelete, Strategy: strategyLast, Time: 9, Outcome: Applied}, version(1, ""))
 		s.op(State{Op: OpSet, Value: "y", Strategy: strategyLast, Time: 5, Outcome: Refused}, version(1, ""))
