@@ -54,6 +54,8 @@ type liveChannel struct {
 	ring       ring
 	// stateGen changes whenever entries may have passed unseen, see stateCache.
 	stateGen uint64
+	// stateSeen is the highest offset that an answer brought in this life.
+	stateSeen uint64
 
 	out   []Push // accepted in this pass, delivered at its end
 	dirty bool   // queued in sh.dirty
@@ -213,6 +215,9 @@ func (c *liveChannel) setHead(e Entry) {
 	if e.Number != c.head.Number+1 || e.Life != c.head.Life {
 		c.stateGen++
 	}
+	if e.Life != c.head.Life {
+		c.stateSeen = 0
+	}
 	e.Data, e.Meta = nil, nil
 	c.head = e
 }
@@ -247,7 +252,7 @@ func (c *liveChannel) dropAll(reason UnsubscribeReason) {
 	c.idleAt = time.Now()
 	c.out = nil
 	c.dropRing()
-	c.stateGen++
+	c.stateGen, c.stateSeen = c.stateGen+1, 0
 	c.head = Entry{Seq: c.head.Seq}
 	c.firstSeq = 0
 }

@@ -46,10 +46,15 @@ func (s *stateCache) put(id stateID, e StateEntry) {
 	}
 }
 
-// learnState notes e, which was just accepted.
+// learnState notes e, which was just accepted. Answers to changes made here may be
+// ahead of the flow: what they brought is not overwritten by what comes after them.
 func (c *liveChannel) learnState(e *Entry) {
-	if e.Mark != nil {
-		c.sh.states.put(stateID{c, c.stateGen, e.Mark.Key}, e.State())
+	if e.Mark == nil {
+		return
+	}
+	id := stateID{c, c.stateGen, e.Mark.Key}
+	if have, known := c.sh.states.keys.Peek(id); !known && e.Number >= c.stateSeen || known && have.Offset < e.Number {
+		c.sh.states.put(id, e.State())
 	}
 }
 
@@ -99,6 +104,7 @@ func (n *Node) sawState(channel string, e StateEntry, pos Position) {
 		if known && have.Offset >= e.Offset || !known && c.head.Number > pos.Offset {
 			return
 		}
+		c.stateSeen = max(c.stateSeen, e.Offset)
 		sh.states.put(id, e)
 	})
 }

@@ -72,7 +72,7 @@ func (f *mapFollower) session(finished <-chan struct{}) {
 
 // subscribe gets live. It reports whether it is.
 func (f *mapFollower) subscribe() bool {
-	if f.known {
+	if f.known && rand.IntN(3) > 0 {
 		reply, code := f.ask(map[string]any{"phase": phaseLive, "recover": true, "offset": f.at.Offset, "epoch": f.at.Epoch})
 		if reply != nil {
 			f.live(reply)

@@ -73,6 +73,9 @@ func (w *stateWriter) change() {
 	for deadline := time.Now().Add(giveUp); !w.once(s) && time.Now().Before(deadline); {
 		time.Sleep(50*time.Millisecond + rand.N(100*time.Millisecond)) // the retry pause of an application
 	}
+	if rand.IntN(2) == 0 {
+		w.cached(w.channel, s.Key) // while the change is on its way to the other edges
+	}
 }
 
 // expect makes most changes depend on what was read.
@@ -171,7 +174,7 @@ func (w *stateWriter) entry(channel, key string, entry **storedVersion, result a
 func (w *stateWriter) cached(channel, key string) {
 	s := check.State{Op: check.OpCached, Key: key}
 	body := map[string]any{"key": key}
-	if v := w.board.get(channel, key); v.Version > 0 {
+	if v := w.board.get(channel, key); v.Version > 0 && rand.IntN(3) > 0 {
 		s.Seen = &v
 		body["seen"] = versionBody(&v)
 	}

@@ -137,6 +137,11 @@ var brokenStates = map[string]struct {
 	}, RuleStateExpect},
 	"a value where none was expected": {func(s *story) { s.set(1, "x"); s.cas(0, "", "y", Applied, version(2, "y")) }, RuleStateExpect},
 	"below what was seen":             {func(s *story) { s.set(1, "x"); s.set(2, "y"); s.cached(2, version(1, "x")) }, RuleStateSeen},
+	"below what the same edge told before": {func(s *story) {
+		s.set(1, "x")
+		s.set(2, "y")
+		s.op(State{Op: OpCached, Outcome: Answered}, version(1, "x"))
+	}, RuleStateSeen},
 	"shown after it had expired": {func(s *story) {
 		s.op(State{Op: OpSet, Value: "x", TTL: time.Second, Outcome: Applied}, Version{Version: 1, Life: "a", Value: "x", Expires: time.Second})
 		s.now = 2 * time.Second
@@ -239,6 +244,11 @@ var oddStates = map[string]func(s *story){
 		s.get(Version{Version: 1, Life: "a", Removed: true, Expires: time.Second})
 		s.cas(0, "", "y", Applied, version(3, "y"))
 		s.final(version(3, "y"), version(2, ""), Version{Version: 1, Life: "a", Value: "x", Expires: time.Second})
+	},
+	"refused, and expired before the answer": func(s *story) {
+		s.op(State{Op: OpSet, Value: "x", TTL: time.Second, Outcome: Applied}, Version{Version: 1, Life: "a", Value: "x", Expires: time.Second})
+		s.now = 995 * time.Millisecond
+		s.cas(0, "", "y", Refused, Version{Version: 1, Life: "a", Removed: true, Expires: time.Second})
 	},
 	"an older change is refused, a removal is remembered": func(s *story) {
 		s.op(State{Op: OpDelete, Strategy: strategyLast, Time: 9, Outcome: Applied}, version(1, ""))

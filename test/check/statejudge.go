@@ -8,6 +8,7 @@ func (f *stateFacts) judgeKey(k *keyFacts) {
 	for _, e := range k.ops {
 		f.expected(k, e)
 		f.seen(k, e)
+		f.behind(k, e)
 		f.expired(k, e)
 		f.listed(k, e)
 	}
@@ -41,6 +42,27 @@ func (f *stateFacts) seen(k *keyFacts, e *Event) {
 	}
 	if got := s.Entries[0]; got.Life == s.Seen.Life && got.Version < s.Seen.Version {
 		f.bad(RuleStateSeen, e, k.name, "%s had seen version %v of %s and was told %v", e.Who, *s.Seen, k.name, got)
+	}
+}
+
+// behind: nor does it get less than what the edge that it asks told anybody before.
+func (f *stateFacts) behind(k *keyFacts, e *Event) {
+	s := e.State
+	if s.Op != OpCached || s.Outcome != Answered || len(s.Entries) == 0 || !steady(f.v.ill[NATS], e.Began-f.rules.Stale, e.T) {
+		return
+	}
+	got := s.Entries[0]
+	for _, before := range k.ops {
+		if before.T >= e.Began {
+			break // ops are in the order of their answers
+		}
+		if before.At != e.At || len(before.State.Entries) == 0 {
+			continue
+		}
+		if had := before.State.Entries[0]; had.Life == got.Life && had.Version > got.Version {
+			f.bad(RuleStateSeen, e, k.name, "%s told %s %v of %s at %.3fs, and then %s %v", e.At, before.Who, had, k.name, before.T.Seconds(), e.Who, got)
+			return
+		}
 	}
 }
 

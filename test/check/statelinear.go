@@ -90,8 +90,13 @@ func (c keyCall) step(s keyState, present bool) []keyState {
 		if c.Outcome == Open {
 			return []keyState{s}
 		}
-		if c.Outcome == Refused {
-			return c.read(s, present)
+		if c.Outcome != Refused {
+			return nil
+		}
+		for _, still := range c.present(s) { // it may expire between judgement and answer
+			if next := c.read(s, still); next != nil {
+				return next
+			}
 		}
 		return nil
 	}
