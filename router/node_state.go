@@ -186,7 +186,7 @@ func (n *Node) GetState(ctx context.Context, channel, key string, opt GetOptions
 		return keys.Version(ctx, ch.Key(), key, opt.Version)
 	}
 	if !opt.Fresh {
-		if e, ok := n.cachedState(ctx, channel, key); ok && (!below(&e, opt.Seen) || planted.Bug(planted.CachedBelowSeen)) {
+		if e, ok := n.cachedState(ctx, channel, key); ok && (atLeast(&e, opt.Seen) || planted.Bug(planted.CachedBelowSeen)) {
 			return e, nil
 		}
 	}
@@ -202,18 +202,17 @@ func (n *Node) GetState(ctx context.Context, channel, key string, opt GetOptions
 	return e, nil
 }
 
-// below reports whether e is older than what a reader saw, as far as that can be
-// told (rule S3). A version of another life says nothing: the key was forgotten or
-// cleared in between, or will be when this node hears of it, so the store is asked.
+// below reports whether e, read from the store, is older than what a reader saw, as
+// far as that can be told (rule S3). A version of another life is not: the key was
+// forgotten or cleared since.
 func below(e *StateEntry, seen *Expect) bool {
-	switch {
-	case seen == nil || seen.Version == 0:
-		return false
-	case e.Life == seen.Life || seen.Life == "":
-		return e.Version < seen.Version
-	default:
-		return false
-	}
+	return seen != nil && (e.Life == seen.Life || seen.Life == "") && e.Version < seen.Version
+}
+
+// atLeast reports whether e, remembered, is surely not older than what a reader saw.
+// Of two lives the one remembered may be the older one: only the store can tell.
+func atLeast(e *StateEntry, seen *Expect) bool {
+	return seen == nil || seen.Version == 0 || (e.Life == seen.Life || seen.Life == "") && e.Version >= seen.Version
 }
 
 // KeyHistory returns up to limit stored versions of a key's current life, newest
