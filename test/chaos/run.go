@@ -203,7 +203,7 @@ func (r *run) live(ctx context.Context) error {
 	close(work.finished)
 	others.Wait()
 	work.workers.Wait()
-	r.c.web.CloseIdleConnections() // they would count as the edges'
+	r.c.web.CloseIdleConnections()                    // they would count as the edges'
 	if err := pause(ctx, 5*time.Second); err != nil { // longer than the linger time
 		return err
 	}
