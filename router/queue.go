@@ -109,7 +109,8 @@ type Queues interface {
 	// becomes a dead letter. CodeConflict means that the job was ended before.
 	Nack(ctx context.Context, queue, token string, n Nack) error
 
-	// Extend restarts the ack wait of the attempt.
+	// Extend restarts the ack wait of the attempt. CodeConflict means that the job
+	// was ended before.
 	Extend(ctx context.Context, queue, token string) error
 
 	// Drain ends the handing out: the jobs that this node's workers hold go to

@@ -153,6 +153,9 @@ func otherNode(t *testing.T, env *environment) {
 		t.Fatal(err)
 	}
 	eventuallyEmpty(t, stores[0])
+	if err := stores[1].Extend(t.Context(), "q", j.Token); router.CodeOf(err) != router.CodeConflict {
+		t.Errorf("extending what was ended: %v", err)
+	}
 	// A worker that is silent for the ack wait loses the job and keeps the credit.
 	mustPush(t, stores[0], text("2"))
 	h.w.SetCredits(3)

@@ -229,6 +229,24 @@ func TestQ2JobThatNoWorkerSawKeepsItsAttempts(t *testing.T) {
 	eventuallyDead(t, s, 0)
 }
 
+// TestQ2EndedJobIsNotPutBack: a worker whose attempt was given to others settles
+// the job while the next delivery is under way to a worker that has left.
+func TestQ2EndedJobIsNotPutBack(t *testing.T) {
+	srv := natstest.Run(t)
+	s := start(t, srv.Conn(persistence.ConnectOptions()...), Config{Queues: []router.Queue{fastQueue(true)}})
+	h := hire(t, s, 1)
+	mustPush(t, s, text("1"))
+	j := h.next()
+	d, err := s.queues["q"].open(j.Token)
+	if err != nil {
+		t.Fatal(err)
+	}
+	h.ack(j)
+	q := s.queues["q"]
+	q.putBack(t.Context(), &attempt{delivery: d, number: 2, max: 4, priority: router.PriorityMedium, payload: j.Payload})
+	eventuallyEmpty(t, s)
+}
+
 // TestQ2JobThatAWorkerRefusesGoesToAnotherAtOnce: the worker ends while the job is
 // being handed to it, and gives back what it has only after a long grace.
 func TestQ2JobThatAWorkerRefusesGoesToAnotherAtOnce(t *testing.T) {

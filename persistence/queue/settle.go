@@ -48,7 +48,8 @@ func (s *Store) Ack(ctx context.Context, name, token string) error {
 	return nil
 }
 
-// Extend restarts the ack wait of a token.
+// Extend restarts the ack wait of a token. NATS does not tell whether there was
+// anything to extend.
 func (s *Store) Extend(ctx context.Context, name, token string) error {
 	q, d, ctx, cancel, err := s.settling(ctx, name, token)
 	if err != nil {
@@ -56,6 +57,12 @@ func (s *Store) Extend(ctx context.Context, name, token string) error {
 	}
 	defer cancel()
 	if err := s.settle(ctx, d.ack, ackProgress); err != nil {
+		return err
+	}
+	if _, err := s.get(ctx, d.stream, map[string]any{"seq": d.seq}); err != nil {
+		if errors.Is(err, errNotStored) {
+			q.puller.forget(d)
+		}
 		return err
 	}
 	q.puller.prolong(d)

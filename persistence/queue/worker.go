@@ -2,6 +2,7 @@ package queue
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -185,8 +186,12 @@ func (q *queue) buryVanished(ctx context.Context, a *attempt) {
 
 // putBack has a job that no worker saw given out as the same attempt again: a
 // delivery counts (rule Q2), so giving it back alone would cost a job with one
-// attempt its life. What fails here costs an attempt.
+// attempt its life. What fails here costs an attempt. A job that was ended
+// meanwhile, by a worker that had it before, stays ended.
 func (q *queue) putBack(ctx context.Context, a *attempt) {
+	if _, err := q.s.get(ctx, a.stream, map[string]any{"seq": a.seq}); errors.Is(err, errNotStored) {
+		return
+	}
 	same := a.env
 	same.attempt = a.number
 	id := fmt.Sprintf("back:%s:%s:%d:%d", same.run(), a.stream, a.seq, a.delivered)

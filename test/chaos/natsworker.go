@@ -86,6 +86,7 @@ func (r *run) takeNATS(ctx context.Context, s jetstream.Stream, m jetstream.Msg,
 		m.Nak() //nolint:errcheck // a node makes it a dead letter, at the latest after the ack wait
 		return
 	}
+	j.Message, j.Stored = messageName(meta.Stream, meta.Sequence.Stream), r.history.At(meta.Timestamp)
 	j.Take = int(r.takes.Add(1))
 	e := check.Event{Kind: check.Taken, Who: name, At: check.NATS, Channel: "queue:" + workQueue, Payload: string(m.Data()), Began: r.history.At(stored), Job: j}
 	r.history.Add(e)

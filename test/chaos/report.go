@@ -86,9 +86,9 @@ func summary(r check.Report) string {
 	text := fmt.Sprintf("acknowledged %d of %d, delivered %d (slowest %v), recovered %d, told %d, undecided %d, repeated %d, ephemeral %d, presence answers %d and unknown %d, violations %d",
 		r.Acked, r.Sent, r.Delivered, r.Slowest.Round(time.Millisecond), r.Recovered, r.Told, r.Undecided, r.Repeated, r.Ephemeral, r.Presence, r.Unknown, len(r.Violations))
 	if j := r.Jobs; j.Pushed > 0 {
-		text += fmt.Sprintf("; jobs: acknowledged %d of %d, delivered %d, done %d, retried %d, dead %d, redriven %d, stale deliveries %d, stored again %d, "+
+		text += fmt.Sprintf("; jobs: acknowledged %d of %d, delivered %d, done %d, retried %d, dead %d, redriven %d, stale deliveries %d, of messages stored twice %d, pushed again %d, "+
 			"floods %d (least share of low %.0f %%), latest while nothing was broken %v, longest wait %v",
-			j.Acked, j.Pushed, j.Taken, j.Done, j.Retried, j.Dead, j.Redriven, j.Stale, j.Twice, j.Floods, 100*j.LeastLow,
+			j.Acked, j.Pushed, j.Taken, j.Done, j.Retried, j.Dead, j.Redriven, j.Stale, j.Doubled, j.Twice, j.Floods, 100*j.LeastLow,
 			j.LatestDelayed.Round(time.Millisecond), j.SlowestWaiting.Round(time.Millisecond))
 	}
 	if s := r.States; s.Keys > 0 {

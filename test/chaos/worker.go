@@ -1,11 +1,15 @@
 package main
 
 import (
+	"encoding/base64"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"math/rand/v2"
 	"sync"
 	"time"
+
+	"github.com/nats-io/nats.go"
 
 	"github.com/headrace/headrace/test/check"
 	"github.com/headrace/headrace/test/rawclient"
@@ -110,6 +114,7 @@ func (w *worker) take(on *wire, dies chan struct{}, data json.RawMessage) {
 		w.r.history.Add(check.Event{Kind: check.Taken, Who: w.name, Channel: "queue:" + w.queue, Payload: string(data), Job: &check.Job{}})
 		return
 	}
+	message, stored := w.r.messageOf(j.Token)
 	now := time.Now()
 	w.mu.Lock()
 	w.open[j.take] = now
@@ -124,12 +129,28 @@ func (w *worker) take(on *wire, dies chan struct{}, data json.RawMessage) {
 		Kind: check.Taken, Who: w.name, At: on.edge, Channel: "queue:" + w.queue, Payload: string(j.Data), Began: w.r.history.At(j.Origin.Time),
 		Job: &check.Job{
 			ID: j.ID, Priority: j.Priority, Attempt: j.Attempt, Max: j.MaxAttempts, Headers: spell(j.Headers), Redriven: j.Redriven,
-			Error: j.LastError, Take: j.take, Open: open, Credits: w.credits,
+			Error: j.LastError, Take: j.take, Open: open, Credits: w.credits, Message: message, Stored: stored,
 			Origin: origin(j.Origin.Subject, j.Origin.Seq, j.Origin.Time),
 		},
 	})
 	w.working.Go(func() { w.do(&j) })
 }
+
+// messageOf reads from a job token which stored message was delivered: the token is
+// a MAC of 16 bytes and the ack subject (docs/queue.md).
+func (r *run) messageOf(token string) (name string, stored time.Duration) {
+	b, err := base64.RawURLEncoding.DecodeString(token)
+	if err != nil || len(b) < 16 {
+		return "", 0
+	}
+	meta, err := (&nats.Msg{Sub: new(nats.Subscription), Reply: string(b[16:])}).Metadata()
+	if err != nil {
+		return "", 0
+	}
+	return messageName(meta.Stream, meta.Sequence.Stream), r.history.At(meta.Timestamp)
+}
+
+func messageName(stream string, seq uint64) string { return fmt.Sprint(stream, " ", seq) }
 
 // do does what the job says.
 func (w *worker) do(j *job) {

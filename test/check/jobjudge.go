@@ -160,15 +160,23 @@ func (v *verifier) attempts(t *ticket, k *take) {
 }
 
 // again: the message of an attempt whose end was acknowledged is gone. What was
-// under way to a worker then may still arrive.
+// under way to a worker then may still arrive. So may a message that was stored
+// again before: an edge does that with a job that reached no worker, while the
+// worker that had it before, and was silent for the ack wait, ends it.
 func (v *verifier) again(t *ticket, c *jobCopy) {
 	if c.end == nil {
 		return
 	}
+	ended := v.takes[c.end.Job.Take].e.Job
 	for _, k := range c.takes {
 		after := k.e.T - c.end.T
 		asked := func(at time.Duration) bool { return at > c.end.T && at <= k.e.T }
 		if after <= 0 || c.key.redriven > 0 && slices.ContainsFunc(t.redrives, asked) { // redriven once more
+			continue
+		}
+		calm := steady(v.trouble, t.push.T, k.e.T) && steady(v.gone[t.queue], t.push.T, k.e.T)
+		if m := k.e.Job.Message; !calm && m != "" && ended.Message != "" && m != ended.Message && k.e.Job.Stored <= c.end.T+grain {
+			v.report.Jobs.Doubled++
 			continue
 		}
 		if after > t.rules.AgainBroken || v.flowing(k.e.At, c.end.T, k.e.T) > t.rules.Again {

@@ -42,6 +42,10 @@ type Job struct {
 	// that a delivery tells which one it is the retry of.
 	Take   int    `json:"take,omitempty"`
 	Answer Answer `json:"answer,omitempty"`
+	// Message is the stored message that was delivered: its stream and sequence, ""
+	// when the delivery does not tell. Stored is when it was stored.
+	Message string        `json:"message,omitempty"`
+	Stored  time.Duration `json:"stored,omitempty"`
 	// Unlinked says that a delivery does not tell the last error.
 	Unlinked bool `json:"unlinked,omitempty"`
 	// Open is what the worker held, this job included, out of Credits.
@@ -113,6 +117,7 @@ type Jobs struct {
 	Retried        int // acknowledged nacks
 	Redriven       int
 	Stale          int // deliveries of attempts that had ended, still under way then
+	Doubled        int // deliveries of what had been stored twice before an end came
 	Twice          int // jobs pushed again under the same key after they had ended
 	Floods         int // times in which all priorities waited
 	LeastLow       float64

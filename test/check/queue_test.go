@@ -47,6 +47,10 @@ func jobRecord(t *testing.T, lines ...string) []Event {
 				j.Reason = v
 			case "take":
 				j.Take = n
+			case "msg":
+				j.Message = v
+			case "stored":
+				j.Stored, _ = time.ParseDuration(v)
 			case "say":
 				j.Answer = Answer(v)
 			case "open":
@@ -161,6 +165,9 @@ func TestEveryRuleOfQueuesCanBeBroken(t *testing.T) {
 		"nacked and given out again": {more("taken p=a id=A hdr=x take=9 attempt=3 origin=o t=9s"), RuleJobAgain},
 		"again, another edge broken": {more("impaired at=e1 t=1s", "healthy at=e1 t=9s", "taken at=e2 p=a id=A hdr=x take=9 attempt=3 err=1 origin=o t=9s"), RuleJobAgain},
 		"again, much later, broken":  {more("impaired at=e1 t=1s", "healthy at=e1 t=30s", "taken p=a id=A hdr=x take=9 attempt=3 err=1 origin=o t=29s"), RuleJobAgain},
+		"again, of the same message": {append(change(t, "taken p=d", "taken p=d msg=1 id=D take=7 attempt=1 origin=o t=35.2s"), "taken p=d msg=1 stored=30s id=D take=9 attempt=2 origin=o t=45s"), RuleJobAgain},
+		"stored again, nobody left":  {append(change(t, "taken p=d", "taken p=d msg=1 id=D take=7 attempt=1 origin=o t=35.2s"), "taken p=d msg=2 stored=35.2s id=D take=9 attempt=2 origin=o t=45s"), RuleJobAgain},
+		"stored again after its end": {append(change(t, "taken p=d", "taken p=d msg=1 id=D take=7 attempt=1 origin=o t=35.2s"), "gone who=w ch=queue:q t=35.1s", "taken p=d msg=2 stored=36s id=D take=9 attempt=2 origin=o t=45s"), RuleJobAgain},
 		"attempts beyond":            {more("taken p=k id=K take=9 attempt=4 origin=o t=20.45s"), RuleJobAttempts},
 		"the same attempt twice":     {more("taken p=k id=K take=9 attempt=3 origin=o t=20.45s"), RuleJobAttempts},
 		"attempt does not rise":      {change(t, "taken p=a hdr=x id=A take=2", "taken p=a hdr=x id=A take=2 attempt=1 err=1 origin=o t=1.1s"), RuleJobAttempts},
@@ -210,6 +217,7 @@ func TestNoFalseAlarmAboutJobs(t *testing.T) {
 		"a new leader forgot":              more("impaired at=nats t=20.1s", "healthy at=nats t=21s", "taken p=k id=K take=9 attempt=3 origin=o t=20.45s"),
 		"pushed again after the end":       more("taken p=d id=D2 take=9 attempt=1 t=60s began=36s", "settle p=d take=9 say=ack t=60s", "settled p=d take=9 say=ack t=60s"),
 		"delayed, late, election":          change(t, "taken p=d", "impaired at=nats t=33s", "healthy at=nats t=37s", "taken p=d id=D take=7 attempt=1 origin=o t=37s", "settle p=d take=7 say=ack t=37s"),
+		"stored again before its end":      append(change(t, "taken p=d", "taken p=d msg=1 id=D take=7 attempt=1 origin=o t=35.2s"), "gone who=w ch=queue:q t=35.1s", "taken p=d msg=2 stored=35.2s id=D take=9 attempt=2 origin=o t=45s"),
 		"redriven and done":                more("redrive p=k t=60s", "taken p=k id=K take=9 attempt=1 redriven=1 origin=o t=60s", "settle p=k take=9 say=ack t=61s"),
 		"redriven, dead in each life":      more("redrive p=b t=60s", "taken p=b id=B max=1 take=9 attempt=1 err=3 redriven=1 origin=o t=60s", "settle p=b take=9 say=final t=61s", "left at=dead p=b id=B attempt=1 max=1 reason=final err=9 redriven=1 origin=o began=61s t=62s"),
 		"on its way to a worker that left": append(change(t, "taken p=k id=K take=5", "fault p=x"), "gone who=w ch=queue:q t=20.3s"),
