@@ -2,6 +2,8 @@ package queue
 
 import (
 	"context"
+	"fmt"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -26,6 +28,40 @@ const (
 // pull and confirmed ack on a work queue like ours. cpu-us/job is what the
 // process used for it, all nodes together.
 func BenchmarkJob(b *testing.B) {
+	benchEach(b, func(b *testing.B, conn func() *nats.Conn, replicas int) {
+		b.Run("bare", func(b *testing.B) { benchBare(b, conn(), replicas) })
+		b.Run("queue", func(b *testing.B) { benchQueue(b, conn(), replicas) })
+	})
+}
+
+// BenchmarkRedrive brings dead letters of 128 bytes back, 50 with a call.
+func BenchmarkRedrive(b *testing.B) {
+	benchEach(b, func(b *testing.B, conn func() *nats.Conn, replicas int) {
+		s := start(b, conn(), Config{Prefix: "hr", Replicas: replicas, Queues: []router.Queue{{Name: "q", MaxAttempts: 1}}})
+		q := s.queues["q"]
+		seqs := make([]uint64, b.N)
+		for i := range seqs {
+			a := attempt{env: envelope{id: fmt.Sprint(b.N, "-", i), attempt: 1}, priority: router.PriorityLow, payload: make([]byte, 128), number: 1, max: 1}
+			ack, err := s.publish(b.Context(), q.deadLetter(&a, router.DeadFinal))
+			if err != nil {
+				b.Fatal(err)
+			}
+			seqs[i] = ack.Seq
+		}
+		b.ResetTimer()
+		used := cpu()
+		for step := range slices.Chunk(seqs, 50) {
+			if n, err := s.Redrive(b.Context(), "q", step); n != len(step) || err != nil {
+				b.Fatal(n, err)
+			}
+		}
+		b.ReportMetric(float64((cpu()-used).Microseconds())/float64(b.N), "cpu-us/letter")
+		b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "letters/s")
+	})
+}
+
+// benchEach runs f with one server and with three.
+func benchEach(b *testing.B, f func(b *testing.B, conn func() *nats.Conn, replicas int)) {
 	for _, env := range []struct {
 		name string
 		run  func(b *testing.B) (conn func() *nats.Conn, replicas int)
@@ -41,8 +77,7 @@ func BenchmarkJob(b *testing.B) {
 	} {
 		b.Run(env.name, func(b *testing.B) {
 			conn, replicas := env.run(b)
-			b.Run("bare", func(b *testing.B) { benchBare(b, conn(), replicas) })
-			b.Run("queue", func(b *testing.B) { benchQueue(b, conn(), replicas) })
+			f(b, conn, replicas)
 		})
 	}
 }

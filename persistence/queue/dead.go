@@ -5,10 +5,13 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
+	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats.go"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/headrace/headrace/persistence/internal/jet"
 	"github.com/headrace/headrace/router"
@@ -121,9 +124,15 @@ func (s *Store) PurgeDead(ctx context.Context, name string, seqs []uint64) (int,
 	})
 }
 
-// each calls f for the dead letters with these numbers, or for all that are
-// there now, and returns for how many it succeeded.
-func (q *queue) each(ctx context.Context, seqs []uint64, f func(context.Context, *stored) error) (n int, err error) {
+// deadWidth is how many dead letters one call handles at a time: each waits for
+// three answers of NATS one after the other.
+const deadWidth = 16
+
+// each calls f for the dead letters with these numbers, several at a time, or for
+// all that are there now, and returns for how many it succeeded. After an error no
+// further one is begun.
+func (q *queue) each(ctx context.Context, seqs []uint64, f func(context.Context, *stored) error) (int, error) {
+	var n atomic.Int64
 	one := func(in map[string]any) (seq uint64, err error) {
 		ctx, cancel := q.s.bounded(ctx)
 		defer cancel()
@@ -135,17 +144,18 @@ func (q *queue) each(ctx context.Context, seqs []uint64, f func(context.Context,
 			err = f(ctx, &m)
 		}
 		if err == nil {
-			n++
+			n.Add(1)
 		}
 		return m.seq, err
 	}
 	if seqs != nil {
-		for _, seq := range seqs {
-			if _, err := one(map[string]any{"seq": seq}); err != nil {
-				return n, err
-			}
-		}
-		return n, nil
+		once := slices.Clone(seqs)
+		slices.Sort(once)
+		err := parallel(deadWidth, slices.Compact(once), func(seq uint64) error {
+			_, err := one(map[string]any{"seq": seq})
+			return err
+		})
+		return int(n.Load()), err
 	}
 	var info streamInfo
 	if err := q.s.api(ctx, "STREAM.INFO."+q.dead.name, struct{}{}, &info); err != nil {
@@ -154,11 +164,32 @@ func (q *queue) each(ctx context.Context, seqs []uint64, f func(context.Context,
 	for next := uint64(1); next <= info.State.LastSeq; { // not what dies meanwhile
 		seq, err := one(map[string]any{"seq": next, "next_by_subj": q.dead.subjects + "*"})
 		if err != nil || seq == 0 {
-			return n, err
+			return int(n.Load()), err
 		}
 		next = seq + 1
 	}
-	return n, nil
+	return int(n.Load()), nil
+}
+
+// parallel calls f for all, width at a time, until one fails, and returns its
+// error when those under way have ended.
+func parallel[T any](width int, all []T, f func(T) error) error {
+	var g errgroup.Group
+	g.SetLimit(width)
+	var failed atomic.Bool
+	for _, x := range all {
+		if failed.Load() {
+			break
+		}
+		g.Go(func() error {
+			err := f(x)
+			if err != nil {
+				failed.Store(true)
+			}
+			return err
+		})
+	}
+	return g.Wait()
 }
 
 // redrive makes a job of a dead letter and then deletes the letter. The new life
