@@ -30,6 +30,7 @@ var results = []result{done, retried, refused, timedOut, cut, unreachable, aband
 type outcome struct {
 	result result
 	sick   bool          // says that the endpoint fails, rather than the job
+	empty  bool          // a gateway says that there is nothing behind it
 	text   string        // error for people, "" when done
 	delay  time.Duration // asked for by the receiver for this job; 0: the queue's backoff
 	pause  time.Duration // asked for by the receiver for everything
@@ -61,6 +62,7 @@ func judge(status int, retryAfter string, now time.Time) outcome {
 		o.result, o.sick = retried, status == http.StatusTooManyRequests
 	case status >= 500:
 		o.result, o.sick = retried, true
+		o.empty = status == http.StatusBadGateway || status == http.StatusServiceUnavailable || status == http.StatusGatewayTimeout
 	}
 	if o.result != retried {
 		return o

@@ -10,8 +10,11 @@ import (
 // What a node does while an endpoint fails.
 const (
 	// sickAfter failures in a row, of whatever jobs, and the endpoint is down. One
-	// without a connection is enough, and so is a 503 that says for how long.
-	sickAfter = 5
+	// without a connection is enough, and so is a 503 that says for how long. Of
+	// gateways without a receiver emptyAfter are: one before the last of the four
+	// attempts that a lone job has by default.
+	sickAfter  = 5
+	emptyAfter = 3
 	// While it is down, one job at a time is tried, first after probeFirst, then
 	// after twice as long each time, at most probeCap; up to a fifth is taken off at
 	// random.
@@ -39,6 +42,7 @@ type health struct {
 
 	mu       sync.Mutex // guards the fields below
 	failures int        // in a row
+	empty    int        // of them, in a row
 	down     bool
 	interval time.Duration // between the last try and the next
 	next     time.Time     // before it nothing is tried, while down
@@ -142,14 +146,17 @@ func (h *health) report(t *turn, o *outcome) (vain, turned bool) {
 	switch {
 	case o.result == abandoned:
 	case !o.sick:
-		h.failures = 0
+		h.failures, h.empty = 0, 0
 		if h.down {
 			h.down, h.trying = false, nil
 			h.tellLocked()
 		}
 	case !h.down:
 		h.failures++
-		if h.failures >= sickAfter || o.result == unreachable || o.pause > 0 {
+		if h.empty++; !o.empty {
+			h.empty = 0
+		}
+		if h.failures >= sickAfter || h.empty >= emptyAfter || o.result == unreachable || o.pause > 0 {
 			h.down, h.trying, h.interval = true, nil, probeFirst
 			h.next = now.Add(jittered(h.interval))
 			h.tellLocked()

@@ -66,6 +66,7 @@ func TestTenMinutesDown(t *testing.T) {
 		"nobody listens, one job":           {true, "", 1, 3 * time.Minute},
 		"a gateway has no back end":         {false, "", 100, 7 * time.Minute},
 		"a gateway has no back end, 8 jobs": {false, "", 8, 7 * time.Minute},
+		"a gateway has no back end, one":    {false, "", 1, 7 * time.Minute},
 		"maintenance that says how long":    {false, "30", 100, 7 * time.Minute},
 		"maintenance, 8 jobs":               {false, "30", 8, 7 * time.Minute},
 	} {
