@@ -19,22 +19,52 @@ import (
 type kind uint8
 
 const (
-	jsonWS     kind = iota // JSON lines in a text frame
-	protobufWS             // length-prefixed messages in a binary frame
+	jsonWS         kind = iota // JSON lines in a text frame
+	protobufWS                 // length-prefixed messages in a binary frame
+	jsonStream                 // JSON lines in the body of a response
+	protobufStream             // length-prefixed messages in the body of a response
+	sse                        // Server-Sent Events with JSON
+	uniWS                      // one way: pushes, as JSON lines in a text frame
+	uniSSE                     // one way: named Server-Sent Events, see uni_sse.go
 	numKinds
 )
 
 func (k kind) String() string {
-	if k == protobufWS {
+	if k.protobuf() {
 		return "protobuf"
 	}
 	return "json"
 }
 
-// pingFrames are the empty replies that the protocol uses as pings.
+// protobuf reports whether data is carried as it is, and not as JSON.
+func (k kind) protobuf() bool { return k == protobufWS || k == protobufStream }
+
+// stream reports whether frames make up the body of a response.
+func (k kind) stream() bool { return k == jsonStream || k == protobufStream || k == sse || k == uniSSE }
+
+// oneWay reports whether the client sends nothing after it has connected.
+func (k kind) oneWay() bool { return k == uniWS || k == uniSSE }
+
+// emulated reports whether commands come in requests of their own, see
+// emulation.go.
+func (k kind) emulated() bool { return k.stream() && k != uniSSE }
+
+// transportNames are the kinds' transports, for metrics.
+var transportNames = [numKinds]string{
+	jsonWS: "websocket", protobufWS: "websocket", jsonStream: "http_stream", protobufStream: "http_stream",
+	sse: "sse", uniWS: "uni_websocket", uniSSE: "uni_sse",
+}
+
+// pingFrames are the empty replies that the protocol uses as pings. Plain
+// EventSource clients get a comment.
 var pingFrames = [numKinds][]byte{
-	jsonWS:     sealFrame(opText, append(newFrame(2), "{}"...)),
-	protobufWS: sealFrame(opBinary, append(newFrame(1), 0)),
+	jsonWS:         sealFrame(opText, append(newFrame(2), "{}"...)),
+	protobufWS:     sealFrame(opBinary, append(newFrame(1), 0)),
+	jsonStream:     []byte("{}\n"),
+	protobufStream: {0},
+	sse:            []byte("data: {}\n\n"),
+	uniWS:          sealFrame(opText, append(newFrame(2), "{}"...)),
+	uniSSE:         []byte(": ping\n\n"),
 }
 
 var errEmptyFrame = errors.New("edge: empty frame")
@@ -45,8 +75,15 @@ func (k kind) decodeCommands(data []byte, f func(*protocol.Command) bool) error 
 	if len(data) == 0 {
 		return errEmptyFrame
 	}
+	if k.oneWay() {
+		cmd, err := oneWayConnect(data)
+		if err == nil {
+			f(cmd)
+		}
+		return err
+	}
 	var dec protocol.CommandDecoder
-	if k == protobufWS {
+	if k.protobuf() {
 		dec = protocol.NewProtobufCommandDecoder(data)
 	} else {
 		dec = protocol.NewJSONCommandDecoder(data)
@@ -71,7 +108,7 @@ func (k kind) decodeCommands(data []byte, f func(*protocol.Command) bool) error 
 // was appended yet. It fails when r holds invalid JSON for a JSON kind; b is then
 // returned as it was.
 func (k kind) appendReply(b []byte, r *protocol.Reply) ([]byte, error) {
-	if k == protobufWS {
+	if k.protobuf() {
 		size := r.SizeVT()
 		out := binary.AppendUvarint(b, uint64(size))
 		start := len(out)
@@ -81,22 +118,53 @@ func (k kind) appendReply(b []byte, r *protocol.Reply) ([]byte, error) {
 		}
 		return out, nil
 	}
+	if k.oneWay() {
+		return k.appendOneWay(b, r)
+	}
 	enc, err := protocol.DefaultJsonReplyEncoder.Encode(r)
 	if err != nil {
 		return b, err
 	}
-	if len(b) > frameHead {
+	return k.appendLine(b, enc), nil
+}
+
+// appendLine appends one JSON value without line breaks as k delimits it.
+func (k kind) appendLine(b, line []byte) []byte {
+	switch {
+	case k == jsonStream:
+		return append(append(b, line...), '\n')
+	case k == sse || k == uniSSE:
+		b = append(append(b, "data: "...), line...)
+		return append(b, "\n\n"...)
+	case len(b) > frameHead:
 		b = append(b, '\n')
 	}
-	return append(b, enc...), nil
+	return append(b, line...)
 }
 
 // seal makes a frame of the payload collected by appendReply.
 func (k kind) seal(b []byte) []byte {
-	if k == protobufWS {
+	switch {
+	case k.stream():
+		return b[frameHead:]
+	case k.protobuf():
 		return sealFrame(opBinary, b)
 	}
 	return sealFrame(opText, b)
+}
+
+// farewell is the last frame of a connection: a close frame, or what stands for
+// one in a stream.
+func (k kind) farewell(d disconnect) []byte {
+	if !k.stream() {
+		return closeFrame(d)
+	}
+	frame, err := k.frame(&protocol.Reply{Push: &protocol.Push{Disconnect: &protocol.Disconnect{
+		Code: uint32(d.code), Reason: d.reason, Reconnect: d.code < 3500 || d.code >= 4000 && d.code < 4500}}})
+	if err != nil {
+		return nil // never: both are the server's own
+	}
+	return frame
 }
 
 // frame encodes one reply as a frame.
@@ -147,7 +215,7 @@ func (k kind) wirePush(channel string, p *router.Push) *protocol.Push {
 // wirePublication is p as clients of kind k can take it: JSON clients get what is
 // not JSON as a base64 string and a tag that says so (router.PayloadAny).
 func (k kind) wirePublication(p *router.Publication) *protocol.Publication {
-	if k == jsonWS && (p.Key == "" || len(p.Data) > 0) && (!validJSON(p.Data) || bytes.IndexByte(p.Data, '\n') >= 0) {
+	if !k.protobuf() && (p.Key == "" || len(p.Data) > 0) && (!validJSON(p.Data) || bytes.IndexByte(p.Data, '\n') >= 0) {
 		p = jsonPublication(p)
 	}
 	return &protocol.Publication{
@@ -200,7 +268,7 @@ func (k kind) wireInfo(i *router.ClientInfo) *protocol.ClientInfo {
 // bytes (b64info), and for a JSON client they become a base64 string. Left as they
 // are, they would cost it the whole publication.
 func (k kind) wireBytes(b []byte) []byte {
-	if k != jsonWS {
+	if k.protobuf() {
 		return b
 	}
 	if line, err := jsonLine(b); err == nil {

@@ -73,7 +73,7 @@ func (s *session) rpc(cmd *protocol.Command) {
 	s.srv.calls.Go(func() {
 		defer s.end()
 		defer s.srv.releaseRPC()
-		data, err := s.srv.callBackend(s.srv.ctx, router.RPCRequest{Method: req.Method, Data: req.Data, Info: &info, TokenMeta: meta}, s.kind == jsonWS)
+		data, err := s.srv.callBackend(s.srv.ctx, router.RPCRequest{Method: req.Method, Data: req.Data, Info: &info, TokenMeta: meta}, !s.kind.protobuf())
 		if err != nil {
 			s.fail(cmd, err)
 			return

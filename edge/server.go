@@ -115,7 +115,7 @@ func (s *Server) serveWebSocket(w http.ResponseWriter, r *http.Request) {
 	if ws.Subprotocol() == protobufSubprotocol || r.URL.Query().Get("format") == "protobuf" || r.URL.Query().Get("cf_protocol") == "protobuf" {
 		k = protobufWS
 	}
-	conn := newWSConn(ws, s.cfg, s.metrics)
+	conn := newWSConn(ws, k, s.cfg, s.metrics)
 	sess := newSession(s, k, conn, time.Now())
 	sess.carry(s.requestToken(r))
 	sess.seat = place

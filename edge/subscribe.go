@@ -163,7 +163,7 @@ func (s *session) admitTo(req *protocol.SubscribeRequest, state *channelState) (
 
 // checkPayload refuses what the session's protocol cannot carry.
 func (s *session) checkPayload(ns *router.Namespace) error {
-	if ns.Payload == router.PayloadBinary && s.kind == jsonWS {
+	if ns.Payload == router.PayloadBinary && !s.kind.protobuf() {
 		return router.Errorf(router.CodeNotAvailable, "namespace %q is binary: use the Protobuf protocol", ns.Name)
 	}
 	return nil

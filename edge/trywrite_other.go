@@ -5,6 +5,6 @@ package edge
 // Elsewhere every frame goes through the queue.
 type tryWrite struct{}
 
-func (c *wsConn) setRaw() {}
+func (c *outConn) setRaw() {}
 
-func (c *wsConn) writeNow(frame []byte) (rest []byte, err error) { return frame, nil }
+func (c *outConn) writeNow(frame []byte) (rest []byte, err error) { return frame, nil }

@@ -17,7 +17,7 @@ type tryWrite struct {
 }
 
 // setRaw finds out whether the socket can be written to without blocking.
-func (c *wsConn) setRaw() {
+func (c *outConn) setRaw() {
 	tcp, ok := c.nc.(*net.TCPConn)
 	if !ok {
 		return
@@ -34,7 +34,7 @@ func (c *wsConn) setRaw() {
 }
 
 // writeNow writes what the socket takes at once and returns what is left.
-func (c *wsConn) writeNow(frame []byte) (rest []byte, err error) {
+func (c *outConn) writeNow(frame []byte) (rest []byte, err error) {
 	if c.raw == nil || c.flushing {
 		return frame, nil
 	}
