@@ -255,6 +255,15 @@ var oddStates = map[string]func(s *story){
 		s.op(State{Op: OpSet, Value: "y", Strategy: strategyLast, Time: 5, Outcome: Refused}, version(1, ""))
 		s.op(State{Op: OpSet, Value: "z", Strategy: strategyLast, Outcome: Applied}, version(2, "z"))
 	},
+	"removed without an answer, and read before a subscriber walks": func(s *story) {
+		s.set(1, "x")
+		s.op(State{Op: OpDelete, Outcome: Open})
+		s.offset++
+		s.get(at(2, version(2, "")))
+		s.tell(MapBegin, 0)
+		s.tell(MapPage, 2)
+		s.tell(MapLive, 2)
+	},
 	"a leader that is cut off answers": func(s *story) {
 		s.events = append(s.events, Event{Kind: Impaired, At: NATS})
 		s.set(1, "x")

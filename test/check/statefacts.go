@@ -144,7 +144,7 @@ func (f *stateFacts) learn(k *keyFacts, t told) {
 		k.expires[t.Value] = t.Expires
 	}
 	s := t.by.State
-	if t.Removed && (t.by.Kind == Operated && s.Op != OpHistory && s.Op != OpFinal) {
+	if t.Removed && t.Expires > 0 && (t.by.Kind == Operated && s.Op != OpHistory && s.Op != OpFinal) {
 		return // it may have expired only
 	}
 	if t.Life != "" {

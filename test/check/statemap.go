@@ -158,11 +158,22 @@ func (w *mapFollower) compare(e *Event) {
 		switch {
 		case !ok || have.Offset >= want.Offset:
 		case want.Removed && (have.Offset == 0 || have.Removed):
-		case have.Offset == 0 && w.expired(want, e):
+		case (have.Offset == 0 || have.Removed) && (w.removed(want) || w.expired(want, e)):
 		default:
 			w.bad(e, key, "%s %s: at %d it has %v of %s, and missed %v", w.who, e.Channel, w.offset, have, key, want.Version)
 		}
 	}
+}
+
+// removed reports whether anybody was told, not by the feed, that v was removed up to
+// the subscriber's offset: nobody may have been answered for it, nor been live.
+func (w *mapFollower) removed(v told) bool {
+	for _, t := range w.f.key(v.Key).values {
+		if t.Removed && t.Offset > v.Offset && t.Offset <= w.offset && t.Version.Version > v.Version.Version {
+			return true
+		}
+	}
+	return false
 }
 
 // expired reports whether v may have expired when a page without it was read.
