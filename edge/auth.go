@@ -291,6 +291,7 @@ type invitation struct {
 
 	ns     *router.Namespace
 	filter *filter // nil is none
+	delta  bool    // the client asked for deltas and gets them
 }
 
 // invite decides whether the client may subscribe.

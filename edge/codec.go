@@ -178,7 +178,7 @@ func (k kind) frame(r *protocol.Reply) ([]byte, error) {
 
 // batchFrame encodes all pushes of b as one frame, nil when none can be encoded.
 // failed is called for each push that cannot be.
-func (k kind) batchFrame(b *router.Batch, failed func()) []byte {
+func (k kind) batchFrame(b *router.Batch, wire wireForm, failed func()) []byte {
 	size := 0
 	for i := range b.Pushes {
 		if p := b.Pushes[i].Pub; p != nil {
@@ -189,7 +189,7 @@ func (k kind) batchFrame(b *router.Batch, failed func()) []byte {
 	buf := newFrame(size)
 	for i := range b.Pushes {
 		var err error
-		if buf, err = k.appendReply(buf, &protocol.Reply{Push: k.wirePush(b.Channel, &b.Pushes[i])}); err != nil {
+		if buf, err = k.appendReply(buf, &protocol.Reply{Push: k.wirePush(b.Channel, &b.Pushes[i], wire)}); err != nil {
 			failed()
 		}
 	}
@@ -199,11 +199,15 @@ func (k kind) batchFrame(b *router.Batch, failed func()) []byte {
 	return k.seal(buf)
 }
 
-func (k kind) wirePush(channel string, p *router.Push) *protocol.Push {
+// wireForm is how a publication is written for a kind: kind.wirePublication or
+// kind.deltaPublication.
+type wireForm func(kind, *router.Publication) *protocol.Publication
+
+func (k kind) wirePush(channel string, p *router.Push, wire wireForm) *protocol.Push {
 	w := &protocol.Push{Channel: channel}
 	switch {
 	case p.Pub != nil:
-		w.Pub = k.wirePublication(p.Pub)
+		w.Pub = wire(k, p.Pub)
 	case p.Join != nil:
 		w.Join = &protocol.Join{Info: k.wireInfo(p.Join)}
 	case p.Leave != nil:
@@ -215,7 +219,7 @@ func (k kind) wirePush(channel string, p *router.Push) *protocol.Push {
 // wirePublication is p as clients of kind k can take it: JSON clients get what is
 // not JSON as a base64 string and a tag that says so (router.PayloadAny).
 func (k kind) wirePublication(p *router.Publication) *protocol.Publication {
-	if !k.protobuf() && (p.Key == "" || len(p.Data) > 0) && (!validJSON(p.Data) || bytes.IndexByte(p.Data, '\n') >= 0) {
+	if !k.protobuf() && (p.Key == "" || len(p.Data) > 0) && !p.Delta && !jsonOnOneLine(p.Data) {
 		p = jsonPublication(p)
 	}
 	return &protocol.Publication{
@@ -234,6 +238,9 @@ func (k kind) wirePublications(ps []*router.Publication) []*protocol.Publication
 	}
 	return out
 }
+
+// jsonOnOneLine reports whether a JSON client gets b as it is.
+func jsonOnOneLine(b []byte) bool { return validJSON(b) && bytes.IndexByte(b, '\n') < 0 }
 
 // jsonPublication returns p with its data as JSON on one line.
 func jsonPublication(p *router.Publication) *router.Publication {

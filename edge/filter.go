@@ -299,9 +299,15 @@ func (v *filteredSub) Dropped(sub *router.Subscription, reason router.Unsubscrib
 }
 
 // subscriber is who takes the deliveries of a subscription of the client's.
-func (s *session) subscriber(f *filter) router.Subscriber {
-	if f == nil {
+func (s *session) subscriber(in *invitation) router.Subscriber {
+	switch {
+	case in.filter != nil:
+		return &filteredSub{s, in.filter}
+	case in.delta && in.ns.Map != nil:
+		return &mapDelta{s: s, text: in.ns.Payload != router.PayloadBinary}
+	case in.delta:
+		return &streamDelta{s: s, text: in.ns.Payload != router.PayloadBinary}
+	default:
 		return s
 	}
-	return &filteredSub{s, f}
 }

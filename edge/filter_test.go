@@ -210,7 +210,7 @@ func TestFilterIsEvaluatedOnceForAll(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		subs = append(subs, &router.Subscription{Channel: "x", Subscriber: sess.subscriber(f)})
+		subs = append(subs, &router.Subscription{Channel: "x", Subscriber: sess.subscriber(&invitation{filter: f})})
 	}
 	b := &router.Batch{Channel: "x"}
 	for i := range 10 {

@@ -67,13 +67,18 @@ type mapWalk struct {
 	// page, however many follow.
 	frozen  router.Position
 	entries []*protocol.Publication // of the last page
+	whole   []router.StateEntry     // that page, when it is the whole state
+	wire    wireForm                // of what the client gets
 }
 
 // walk answers a subscribe command of type map. The channel is held until then.
 func (s *session) walk(cmd *protocol.Command, state *channelState, in invitation) {
 	req := cmd.Subscribe
 	w := &mapWalk{s: s, cmd: cmd, req: req, state: state, in: in, limit: router.MaxStatePage,
-		frozen: router.Position{Offset: req.Offset, Epoch: req.Epoch}}
+		frozen: router.Position{Offset: req.Offset, Epoch: req.Epoch}, wire: kind.wirePublication}
+	if in.delta {
+		w.wire = kind.deltaPublication
+	}
 	if n := int(req.Limit); n > 0 && n < w.limit {
 		w.limit = n
 	}
@@ -134,6 +139,9 @@ func (w *mapWalk) page(ctx context.Context) {
 	}
 	w.take(page.Entries)
 	if page.Next == "" {
+		if w.in.delta && w.req.Cursor == "" {
+			w.whole = page.Entries
+		}
 		w.join(true)
 		return
 	}
@@ -172,7 +180,7 @@ func (w *mapWalk) take(entries []router.StateEntry) {
 		e := &entries[i]
 		p := &router.Publication{Offset: e.Offset, Time: e.Time.UnixMilli(), Data: e.Data, Info: e.Info, Tags: e.Tags, Key: e.Key, Version: e.Version}
 		if w.in.filter.wants(p) {
-			w.entries = append(w.entries, w.s.kind.wirePublication(p))
+			w.entries = append(w.entries, w.wire(w.s.kind, p))
 		}
 	}
 }
@@ -184,7 +192,7 @@ func (w *mapWalk) join(positioned bool) {
 	sub := s.subscription(w.req.Channel, w.in)
 	s.srv.node.Subscribe(sub, router.SubscribeRequest{
 		Recover: positioned, Position: w.frozen, Recoverable: true, Positioned: true, RejectUnrecovered: true,
-		JoinLeave: w.req.JoinLeave || on(w.in.override.ForceJoinLeave), Fit: w.fit,
+		JoinLeave: w.req.JoinLeave || on(w.in.override.ForceJoinLeave), Fit: w.fit, State: w.whole,
 	}, func(res router.SubscribeResult, err error) {
 		switch {
 		case err != nil:
@@ -192,6 +200,9 @@ func (w *mapWalk) join(positioned bool) {
 		case res.More:
 			w.more(res.Publications)
 		case s.own(w.state, sub, w.in):
+			if d, ok := sub.Subscriber.(*mapDelta); ok {
+				d.begin(w, &res)
+			}
 			w.live(res)
 		}
 		w.end()
@@ -219,7 +230,7 @@ func (w *mapWalk) more(pubs []*router.Publication) {
 	}
 	at := router.Position{Offset: pubs[len(pubs)-1].Offset, Epoch: w.frozen.Epoch}
 	r := w.result(phaseStream, at)
-	r.Publications = w.s.kind.wirePublications(w.in.filter.pick(pubs))
+	r.Publications = w.wires(w.in.filter.pick(pubs))
 	w.s.reply(w.cmd, &protocol.Reply{Subscribe: r})
 }
 
@@ -242,7 +253,7 @@ func (w *mapWalk) live(res router.SubscribeResult) {
 			r.Offset = born.Offset - 1
 		}
 	}
-	r.Publications = s.kind.wirePublications(pubs)
+	r.Publications = w.wires(w.deltas(pubs))
 	r.Recoverable = w.in.ns.Map.Mode == router.MapPersistent
 	r.Positioned = r.Recoverable
 	r.Recovered, r.WasRecovering = w.req.Recover, w.req.Recover
@@ -250,7 +261,7 @@ func (w *mapWalk) live(res router.SubscribeResult) {
 	r.Expires, r.Ttl = lifetime(w.in.expireAt)
 	s.reply(w.cmd, &protocol.Reply{Subscribe: r})
 	if last != nil {
-		s.push(&protocol.Push{Channel: w.req.Channel, Pub: s.kind.wirePublication(last)})
+		s.push(&protocol.Push{Channel: w.req.Channel, Pub: w.wire(s.kind, last)})
 	}
 }
 
@@ -277,5 +288,5 @@ func (w *mapWalk) reply(phase int32, at router.Position) {
 }
 
 func (w *mapWalk) result(phase int32, at router.Position) *protocol.SubscribeResult {
-	return &protocol.SubscribeResult{Type: typeMap, Phase: phase, Offset: at.Offset, Epoch: at.Epoch, State: w.entries}
+	return &protocol.SubscribeResult{Type: typeMap, Phase: phase, Offset: at.Offset, Epoch: at.Epoch, State: w.entries, Delta: w.in.delta}
 }

@@ -33,7 +33,7 @@ func (v *memberSub) Deliver(_ *router.Subscription, b *router.Batch) {
 	if part == nil {
 		return
 	}
-	if frame := part.Frame(int(v.s.kind), v.s.srv.encode[v.s.kind]); len(frame) > 0 {
+	if frame := v.s.batchFrame(part, &v.s.srv.encode); len(frame) > 0 {
 		v.held.send(v.s, frame)
 	}
 }

@@ -12,7 +12,6 @@ import (
 
 	"github.com/headrace/headrace/edge/token"
 	"github.com/headrace/headrace/internal/planted"
-	"github.com/headrace/headrace/router"
 )
 
 // protobufSubprotocol is what SDKs offer when they speak Protobuf.
@@ -32,7 +31,8 @@ type Server struct {
 	upgrader  websocket.Upgrader
 
 	subVerifier *token.Verifier // of subscription tokens; may be verifier
-	encode      [numKinds]func(*router.Batch) []byte
+	encode      encoders
+	encodeDelta encoders        // of batches made by streamDelta and mapDelta
 	ctx         context.Context // ends with the server's work, see Shutdown
 	cancel      context.CancelFunc
 
@@ -87,15 +87,8 @@ func New(cfg Config, node Router, sessions *Sessions) (*Server, error) {
 	}
 	s.serveAPI()
 	s.builtins = s.builtinMethods()
-	for k := range numKinds {
-		s.encode[k] = func(b *router.Batch) []byte {
-			frame := k.batchFrame(b, func() { s.metrics.drop(dropEncoding, 1) })
-			if frame == nil {
-				frame = []byte{} // nothing to send, and no reason to encode it again
-			}
-			return frame
-		}
-	}
+	s.makeEncoders(&s.encode, kind.wirePublication)
+	s.makeEncoders(&s.encodeDelta, kind.deltaPublication)
 	return s, nil
 }
 

@@ -22,8 +22,7 @@ type serverSub struct {
 
 // Deliver implements router.Subscriber.
 func (v *serverSub) Deliver(_ *router.Subscription, b *router.Batch) {
-	frame := b.Frame(int(v.s.kind), v.s.srv.encode[v.s.kind])
-	if len(frame) > 0 {
+	if frame := v.s.batchFrame(b, &v.s.srv.encode); len(frame) > 0 {
 		v.held.send(v.s, frame)
 	}
 }

@@ -183,8 +183,7 @@ func (s *session) push(p *protocol.Push) {
 
 // Deliver implements router.Subscriber.
 func (s *session) Deliver(_ *router.Subscription, b *router.Batch) {
-	frame := b.Frame(int(s.kind), s.srv.encode[s.kind])
-	if len(frame) > 0 {
+	if frame := s.batchFrame(b, &s.srv.encode); len(frame) > 0 {
 		s.t.Send(frame)
 	}
 }

@@ -68,7 +68,7 @@ func (s *session) subscribeFrom(cmd *protocol.Command, state *channelState, in i
 
 // subscription is the client's own to channel.
 func (s *session) subscription(channel string, in invitation) *router.Subscription {
-	return &router.Subscription{Channel: channel, Subscriber: s.subscriber(in.filter), Info: in.info,
+	return &router.Subscription{Channel: channel, Subscriber: s.subscriber(&in), Info: in.info,
 		NoPresence: off(in.override.Presence), NoJoinLeave: off(in.override.JoinLeave)}
 }
 
@@ -80,6 +80,9 @@ func (s *session) subscribed(cmd *protocol.Command, state *channelState, sub *ro
 	}
 	res.Publications = in.filter.pick(res.Publications)
 	r := s.subscribeResult(res, since, in.expireAt)
+	if d, ok := sub.Subscriber.(*streamDelta); ok {
+		r.Delta, r.Publications = true, d.begin(res.Publications)
+	}
 	r.Recovered = r.Recovered && !in.gone
 	r.Data = s.kind.wireBytes(in.data)
 	s.reply(cmd, &protocol.Reply{Subscribe: r})
@@ -157,6 +160,7 @@ func (s *session) admitTo(req *protocol.SubscribeRequest, state *channelState) (
 	if err == nil {
 		in.ns = ns
 		in.filter, err = newFilter(req.Tf)
+		in.delta = offersDelta(ns, req)
 	}
 	return in, err
 }

@@ -51,11 +51,15 @@ type Config struct {
 	RingCacheBytes int64
 }
 
-// Push is one thing that happens in a channel: exactly one field is set.
+// Push is one thing that happens in a channel: exactly one of Pub, Join and Leave is
+// set.
 type Push struct {
 	Pub   *Publication
 	Join  *ClientInfo
 	Leave *ClientInfo
+	// Before is the value that Pub replaces, in maps of namespaces with deltas, if it
+	// is known here.
+	Before *StateEntry
 }
 
 // MaxFrameKinds bounds the kinds of frame a Batch caches.
@@ -151,6 +155,9 @@ type SubscribeRequest struct {
 	RejectUnrecovered bool
 	// Data is what the client sent beside; channels do not look at it.
 	Data []byte
+	// State is the state of a map, read at Position, that the subscriber is told: it
+	// is remembered for Push.Before.
+	State []StateEntry
 	// Fit, when set, says how many of the publications that were missed fit into the
 	// answer. With fewer than all nothing is subscribed: see SubscribeResult.More. It
 	// is called on the channel's shard and must not block.

@@ -158,6 +158,7 @@ func (c *liveChannel) add(j *joiner, res SubscribeResult) {
 	s.ch, s.index, s.floor = c, len(c.subs), c.head.Number
 	s.joinLeave = (c.ns.JoinLeave && j.req.JoinLeave) || c.ns.ForceJoinLeave
 	c.subs = append(c.subs, s)
+	c.learnPage(j.req.State, &res)
 	c.idleAt = time.Time{}
 	c.sh.n.cfg.Metrics.subscriptions.Inc()
 	j.done(res, nil) // before any delivery: those happen at the end of the pass

@@ -200,7 +200,7 @@ func (c *liveChannel) accept(e Entry) {
 		if first || e.Number == 1 {
 			pub.Epoch = LifeEpoch(c.log.Incarnation(c.key), e.Life)
 		}
-		c.emit(Push{Pub: pub})
+		c.emit(Push{Pub: pub, Before: c.before(&e)})
 	} else {
 		// What was removed must not come back from here either.
 		c.dropRing()

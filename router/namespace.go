@@ -23,6 +23,9 @@ type Members string
 // MembersClients shows one entry per client; clients need OpPresence in the channel.
 const MembersClients Members = "clients"
 
+// DeltaFossil is the only format of deltas.
+const DeltaFossil = "fossil"
+
 // Payload says which payloads a namespace carries.
 type Payload string
 
@@ -67,6 +70,11 @@ type Namespace struct {
 
 	// TagsFilter lets subscribers say by tags which publications they want.
 	TagsFilter bool
+
+	// DeltaTypes are the formats in which subscribers may ask for what changed since the
+	// last publication (in maps: since the last value of the key) instead of all of it:
+	// DeltaFossil, or none.
+	DeltaTypes []string
 
 	// Recover makes every subscription recoverable, whether or not asked for
 	// (Centrifugo: force_recovery). Positioned does so for positioning.
@@ -122,6 +130,10 @@ func (ns *Namespace) Validate() error {
 	check(ns.Payload == PayloadJSON || ns.Payload == PayloadBinary || ns.Payload == PayloadAny, "payload %q is neither json, binary nor any", ns.Payload)
 	check(ns.Members == "" || ns.Members == MembersClients, "members %q is neither clients nor empty", ns.Members)
 	check(ns.Members == "" || ns.HistorySize == 0 && ns.Map == nil, "members is not for namespaces with history or map")
+	check(ns.Members == "" || len(ns.DeltaTypes) == 0, "members is not for namespaces with deltas")
+	for _, d := range ns.DeltaTypes {
+		check(d == DeltaFossil, "delta type %q is not fossil", d)
+	}
 	err = ns.checkMap()
 	check(err == nil, "%v", err)
 	if ns.HistorySize > 0 {

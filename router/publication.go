@@ -30,6 +30,9 @@ type Publication struct {
 	Key     string
 	Version uint64
 	Removed bool
+	// Delta: Data is what changed, for those who have the publication before. Nothing
+	// in this package sets it; subscribers make such publications for themselves.
+	Delta bool
 	// Was is what the tags of the value before were, when they were others: a key may
 	// leave what a filter wants. nil when they were the same, or there was no value.
 	Was *map[string]string

@@ -49,6 +49,7 @@ func namespaces(cfg config.Config) []router.Namespace {
 			Map:                     mapOptions(&ns.Map),
 			TagsFilter:              ns.TagsFilter,
 			Members:                 router.Members(ns.Members),
+			DeltaTypes:              ns.DeltaTypes,
 		}
 	}
 	return append(out, inboxNamespaces(cfg)...)

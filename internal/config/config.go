@@ -150,6 +150,8 @@ type Namespace struct {
 	Members    string `yaml:"members" doc:"clients: subscriptions of type 2 to <name>:<channel> show who is in that channel, which needs presence and join_leave and that the client may ask for its presence; such a namespace has no publications"`
 	TagsFilter bool   `yaml:"allow_tags_filter" doc:"subscribers may say by tags which publications they want"`
 
+	DeltaTypes []string `yaml:"allowed_delta_types" doc:"fossil: subscribers that ask for it get what changed since the last publication, instead of all of it, where that is shorter"`
+
 	ForceRecovery    bool `yaml:"force_recovery" doc:"every subscription is recoverable"`
 	ForcePositioning bool `yaml:"force_positioning" doc:"every subscription has a position"`
 	CacheMode        bool `yaml:"cache_mode" doc:"recovery delivers the last publication only"`

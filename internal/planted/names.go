@@ -12,6 +12,7 @@ const (
 	TrustReplica       Name = "trust-replica"        // J2: the head comes from whatever replica answers
 	SkipGaps           Name = "skip-gaps"            // L1: what follows a gap is delivered as if nothing was missed
 	NoFloor            Name = "no-floor"             // L2: a batch is not split for who joined inside it
+	StaleBase          Name = "stale-base"           // E9: deltas are made to the first publication a client got, not to the last
 	RecoverAnyEpoch    Name = "recover-any-epoch"    // R1: the epoch of a position does not matter
 	RecoverTooOld      Name = "recover-too-old"      // R1: a run that begins after the position counts as complete
 	DoubleAfterTimeout Name = "double-after-timeout" // W2: a timeout counts as failure, and the repetition is a new message

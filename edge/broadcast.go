@@ -1,0 +1,26 @@
+package edge
+
+import "github.com/headrace/headrace/router"
+
+// encoders make the frame of a batch, one per slot of its cache: see
+// session.batchFrame.
+type encoders [router.MaxFrameKinds]func(*router.Batch) []byte
+
+// makeEncoders fills e with what writes publications in the form wire.
+func (s *Server) makeEncoders(e *encoders, wire wireForm) {
+	for k := range numKinds {
+		e[k] = func(b *router.Batch) []byte {
+			frame := k.batchFrame(b, wire, func() { s.metrics.drop(dropEncoding, 1) })
+			if frame == nil {
+				frame = []byte{} // nothing to send, and no reason to encode it again
+			}
+			return frame
+		}
+	}
+}
+
+// batchFrame returns the frame of b for s, made once for all sessions that get the
+// same bytes. It is empty when there is nothing to send.
+func (s *session) batchFrame(b *router.Batch, e *encoders) []byte {
+	return b.Frame(int(s.kind), e[s.kind])
+}
