@@ -17,10 +17,23 @@ func (s *Server) makeEncoders(e *encoders, wire wireForm) {
 			return frame
 		}
 	}
+	s.compressed(e)
 }
 
 // batchFrame returns the frame of b for s, made once for all sessions that get the
 // same bytes. It is empty when there is nothing to send.
 func (s *session) batchFrame(b *router.Batch, e *encoders) []byte {
-	return b.Frame(int(s.kind), e[s.kind])
+	slot := int(s.kind)
+	if s.deflate {
+		slot += deflatedSlots
+	}
+	return b.Frame(slot, e[slot])
+}
+
+// send sends a frame for this session alone.
+func (s *session) send(frame []byte) {
+	if s.deflate {
+		frame = s.srv.deflater.frame(frame)
+	}
+	s.t.Send(frame)
 }

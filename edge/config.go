@@ -64,6 +64,10 @@ type Config struct {
 
 	// MaxMessageBytes bounds one client message (WebSocket close 1009 above it).
 	MaxMessageBytes int
+	// Compression offers permessage-deflate to WebSocket clients that ask for it; then
+	// frames with a payload of at least CompressionMinBytes are compressed.
+	Compression         bool
+	CompressionMinBytes int
 	// QueueBytes bounds what waits for one slow connection; above it the client
 	// is disconnected (3008) and what waited is dropped and counted.
 	QueueBytes int
@@ -130,16 +134,19 @@ type Config struct {
 // secret, AllowAnonymous or Insecure is set.
 func DefaultConfig() Config {
 	return Config{
-		PingInterval:     25 * time.Second,
-		PongTimeout:      8 * time.Second,
-		ConnectTimeout:   10 * time.Second,
-		ExpireGrace:      25 * time.Second,
-		WriteTimeout:     10 * time.Second,
-		DrainWindow:      5 * time.Second,
-		WorkerGrace:      5 * time.Second,
-		UnreadyAfter:     20 * time.Second,
-		MaxMessageBytes:  64 << 10,
-		QueueBytes:       1 << 20,
+		PingInterval:    25 * time.Second,
+		PongTimeout:     8 * time.Second,
+		ConnectTimeout:  10 * time.Second,
+		ExpireGrace:     25 * time.Second,
+		WriteTimeout:    10 * time.Second,
+		DrainWindow:     5 * time.Second,
+		WorkerGrace:     5 * time.Second,
+		UnreadyAfter:    20 * time.Second,
+		MaxMessageBytes: 64 << 10,
+		QueueBytes:      1 << 20,
+
+		CompressionMinBytes: 1024,
+
 		ChannelLimit:     128,
 		MaxChannelLength: 255,
 		MaxInflight:      64,
@@ -170,6 +177,7 @@ func (c *Config) Validate() error {
 	check(c.WorkerGrace >= 0, "worker_grace %v is negative", c.WorkerGrace)
 	check(c.UnreadyAfter >= 10*time.Second, "unready_after %v is below 10s: an election would send all clients away", c.UnreadyAfter)
 	check(c.MaxMessageBytes > 0, "max_message_bytes %d must be positive", c.MaxMessageBytes)
+	check(c.CompressionMinBytes >= 64, "compression_min_bytes %d is below 64: such a frame only grows", c.CompressionMinBytes)
 	check(c.QueueBytes > 0, "queue_bytes %d must be positive", c.QueueBytes)
 	check(c.ChannelLimit > 0, "channel_limit %d must be positive", c.ChannelLimit)
 	check(c.MaxChannelLength > 0, "max_channel_length %d must be positive", c.MaxChannelLength)

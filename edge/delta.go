@@ -25,14 +25,17 @@ func offersDelta(ns *router.Namespace, req *protocol.SubscribeRequest) bool {
 // diff returns p as a delta to base, or p when that is not possible, or not shorter.
 // A base without data is none. With text, JSON clients are among the receivers: they
 // have the data of base as they got it, which is base only if it was JSON.
-func diff(p *router.Publication, base []byte, text bool) *router.Publication {
+func (m *metrics) diff(p *router.Publication, base []byte, text bool) *router.Publication {
 	if len(base) == 0 || p.Removed {
 		return p
 	}
+	m.reduced.deltaIn.Add(float64(len(p.Data)))
 	d := fossil.Delta(base, p.Data, text)
 	if d == nil || text && !(jsonOnOneLine(p.Data) && jsonOnOneLine(base)) {
+		m.reduced.deltaOut.Add(float64(len(p.Data)))
 		return p
 	}
+	m.reduced.deltaOut.Add(float64(len(d)))
 	q := *p
 	q.Data, q.Delta = d, true
 	return &q
@@ -92,7 +95,7 @@ type streamDelta struct {
 func (v *streamDelta) begin(pubs []*router.Publication) []*protocol.Publication {
 	var out []*protocol.Publication
 	for _, p := range pubs {
-		out = append(out, v.s.kind.deltaPublication(diff(p, dataOf(v.base), v.text)))
+		out = append(out, v.s.kind.deltaPublication(v.s.srv.metrics.diff(p, dataOf(v.base), v.text)))
 		v.base = p
 	}
 	return out
@@ -111,7 +114,7 @@ type streamKey struct{ base *router.Publication }
 // Deliver implements router.Subscriber.
 func (v *streamDelta) Deliver(_ *router.Subscription, b *router.Batch) {
 	base := v.base
-	part := b.Part(streamKey{base}, func(b *router.Batch) *router.Batch { return streamPart(b, base, v.text) })
+	part := b.Part(streamKey{base}, func(b *router.Batch) *router.Batch { return v.s.srv.metrics.streamPart(b, base, v.text) })
 	for i := range b.Pushes {
 		if p := b.Pushes[i].Pub; p != nil && (v.base == nil || !planted.Bug(planted.StaleBase)) {
 			v.base = p
@@ -122,11 +125,11 @@ func (v *streamDelta) Deliver(_ *router.Subscription, b *router.Batch) {
 	}
 }
 
-func streamPart(b *router.Batch, base *router.Publication, text bool) *router.Batch {
+func (m *metrics) streamPart(b *router.Batch, base *router.Publication, text bool) *router.Batch {
 	part := &router.Batch{Channel: b.Channel, Pushes: make([]router.Push, len(b.Pushes))}
 	for i, p := range b.Pushes {
 		if p.Pub != nil {
-			p.Pub, base = diff(p.Pub, dataOf(base), text), p.Pub
+			p.Pub, base = m.diff(p.Pub, dataOf(base), text), p.Pub
 		}
 		part.Pushes[i] = p
 	}

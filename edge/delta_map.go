@@ -43,7 +43,7 @@ func (w *mapWalk) deltas(pubs []*router.Publication) []*router.Publication {
 	}
 	out := make([]*router.Publication, len(pubs))
 	for i, p := range pubs {
-		out[i] = diff(p, base[p.Key], text)
+		out[i] = w.s.srv.metrics.diff(p, base[p.Key], text)
 		base[p.Key] = p.Data
 		if p.Removed {
 			delete(base, p.Key)
@@ -89,17 +89,17 @@ func (v *mapDelta) Deliver(_ *router.Subscription, b *router.Batch) {
 	if key != (mapKey{}) {
 		boxed = key
 	}
-	part := b.Part(boxed, func(b *router.Batch) *router.Batch { return mapPart(b, key, v.text) })
+	part := b.Part(boxed, func(b *router.Batch) *router.Batch { return v.s.srv.metrics.mapPart(b, key, v.text) })
 	if frame := v.s.batchFrame(part, &v.s.srv.encodeDelta); len(frame) > 0 {
 		v.s.t.Send(frame)
 	}
 }
 
-func mapPart(b *router.Batch, key mapKey, text bool) *router.Batch {
+func (m *metrics) mapPart(b *router.Batch, key mapKey, text bool) *router.Batch {
 	part := &router.Batch{Channel: b.Channel, Pushes: make([]router.Push, len(b.Pushes))}
 	for i, p := range b.Pushes {
 		if e := p.Before; p.Pub != nil && e != nil && i < 128 && key.lacks[i/64]>>(i%64)&1 == 0 {
-			p.Pub = diff(p.Pub, e.Data, text)
+			p.Pub = m.diff(p.Pub, e.Data, text)
 		}
 		part.Pushes[i] = p
 	}

@@ -42,6 +42,18 @@ func sealFrame(op byte, b []byte) []byte {
 	}
 }
 
+// framePayload returns the payload of a frame made by sealFrame.
+func framePayload(frame []byte) []byte {
+	switch frame[1] {
+	case 126:
+		return frame[4:]
+	case 127:
+		return frame[10:]
+	default:
+		return frame[2:]
+	}
+}
+
 // closeFrame returns a close frame. Codes that must not stand in a frame
 // (RFC 6455 section 7.4.1) give an empty one.
 func closeFrame(d disconnect) []byte {

@@ -44,6 +44,7 @@ type metrics struct {
 	builtins    *prometheus.CounterVec
 	publish     prometheus.Histogram
 	rpc         *rpcMetrics
+	reduced     reducedMetrics
 	byMethod    map[string]prometheus.Counter
 	byDrop      map[string]prometheus.Counter
 
@@ -90,7 +91,7 @@ func newMetrics(r prometheus.Registerer, connections func() float64) *metrics {
 	for _, x := range dropReasons {
 		m.byDrop[x] = m.dropped.WithLabelValues(x)
 	}
-	m.rpc = newRPCMetrics(r)
+	m.rpc, m.reduced = newRPCMetrics(r), newReducedMetrics(r)
 	if r == nil {
 		return m
 	}

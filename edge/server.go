@@ -32,7 +32,8 @@ type Server struct {
 
 	subVerifier *token.Verifier // of subscription tokens; may be verifier
 	encode      encoders
-	encodeDelta encoders        // of batches made by streamDelta and mapDelta
+	encodeDelta encoders // of batches made by streamDelta and mapDelta
+	deflater    *deflater
 	ctx         context.Context // ends with the server's work, see Shutdown
 	cancel      context.CancelFunc
 
@@ -71,6 +72,7 @@ func New(cfg Config, node Router, sessions *Sessions) (*Server, error) {
 	s.pullSlots = make(chan struct{}, max(cfg.APIMaxInflight/2, 1))
 	s.removals = make(chan struct{}, maxKeyRemovals)
 	s.metrics = newMetrics(cfg.Registry, func() float64 { return float64(sessions.Count()) })
+	s.deflater = newDeflater(cfg.CompressionMinBytes, s.metrics)
 	s.apiKeys = newKeySet(append(cfg.APIKeys, cfg.APIKey)...)
 	s.turnstile = newTurnstile(&s.cfg.Limits, s.metrics)
 	if err := s.openVerifiers(); err != nil {
@@ -99,7 +101,9 @@ func (s *Server) serveWebSocket(w http.ResponseWriter, r *http.Request) {
 	if !ok {
 		return
 	}
-	ws, err := s.upgrader.Upgrade(w, r, nil)
+	upgrader := s.upgrader
+	upgrader.EnableCompression = s.cfg.Compression && offersDeflate(r.Header)
+	ws, err := upgrader.Upgrade(w, r, nil)
 	if err != nil {
 		place.release()
 		return // Upgrade has answered
@@ -110,6 +114,7 @@ func (s *Server) serveWebSocket(w http.ResponseWriter, r *http.Request) {
 	}
 	conn := newWSConn(ws, k, s.cfg, s.metrics)
 	sess := newSession(s, k, conn, time.Now())
+	sess.deflate = upgrader.EnableCompression
 	sess.carry(s.requestToken(r))
 	sess.seat = place
 	// The check above may be long ago: add is what stop and Shutdown rely on.

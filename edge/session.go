@@ -33,6 +33,7 @@ type session struct {
 	// Packed with the flags above: 320 bytes is a size class of the allocator, and the
 	// next is 352. kind is read-only, index is guarded by Sessions.mu.
 	kind     kind
+	deflate  bool              // large frames are compressed; read-only
 	inflight int32             // commands being taken or waiting for the cluster
 	index    int32             // in Sessions.all
 	info     router.ClientInfo // set by connect
@@ -150,7 +151,7 @@ func (s *session) reply(cmd *protocol.Command, r *protocol.Reply) {
 			return
 		}
 	}
-	s.t.Send(frame)
+	s.send(frame)
 }
 
 func (s *session) fail(cmd *protocol.Command, err error) {
@@ -178,7 +179,7 @@ func (s *session) push(p *protocol.Push) {
 		s.srv.metrics.drop(dropEncoding, 1)
 		return
 	}
-	s.t.Send(frame)
+	s.send(frame)
 }
 
 // Deliver implements router.Subscriber.

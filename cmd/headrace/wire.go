@@ -110,6 +110,7 @@ func edgeConfig(cfg config.Config, nodeID string, log *slog.Logger, reg promethe
 	e.UnreadyAfter = cfg.Client.UnreadyAfter
 	e.ExpireGrace, e.DrainWindow = cfg.Client.ExpireGrace, cfg.Client.DrainWindow
 	e.WorkerGrace = cfg.Client.WorkerGrace
+	e.Compression, e.CompressionMinBytes = cfg.Client.Compression, cfg.Client.CompressionMin
 	e.MaxMessageBytes, e.QueueBytes = cfg.Client.MaxMessageBytes, cfg.Client.QueueBytes
 	e.ChannelLimit, e.MaxChannelLength = cfg.Client.ChannelLimit, cfg.Client.ChannelMaxLength
 	e.MaxInflight, e.MaxHistoryLimit = cfg.Client.MaxInflight, cfg.Client.HistoryLimit

@@ -66,6 +66,8 @@ type Client struct {
 	WriteTimeout     time.Duration `yaml:"write_timeout" doc:"how long a socket may refuse bytes before the session ends"`
 	UnreadyAfter     time.Duration `yaml:"unready_after" doc:"how long a node may be without NATS or a leader before it sends its clients elsewhere, at least 10s"`
 	MaxMessageBytes  int           `yaml:"max_message_bytes" doc:"largest frame from a client, after decompression"`
+	Compression      bool          `yaml:"compression" doc:"permessage-deflate for WebSocket clients that offer it"`
+	CompressionMin   int           `yaml:"compression_min_bytes" doc:"frames with a smaller payload are not compressed"`
 	QueueBytes       int           `yaml:"queue_bytes" doc:"bytes that may wait for one client before it is a slow consumer"`
 	ChannelLimit     int           `yaml:"channel_limit" doc:"subscriptions of one client"`
 	ChannelMaxLength int           `yaml:"channel_max_length" doc:"bytes in a channel's name"`
@@ -196,6 +198,7 @@ func Default() Config {
 			WriteTimeout:     10 * time.Second,
 			UnreadyAfter:     20 * time.Second,
 			MaxMessageBytes:  64 << 10,
+			CompressionMin:   1024,
 			QueueBytes:       1 << 20,
 			ChannelLimit:     128,
 			ChannelMaxLength: 255,

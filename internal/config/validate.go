@@ -87,6 +87,7 @@ func validateClient(c *Client, check func(bool, string, string, ...any)) {
 	check(c.WriteTimeout > 0, "client.write_timeout", "%v must be positive", c.WriteTimeout)
 	check(c.UnreadyAfter >= 10*time.Second, "client.unready_after", "%v is below 10s: an election would send all clients away", c.UnreadyAfter)
 	check(c.MaxMessageBytes >= 1024 && c.MaxMessageBytes <= 1<<20, "client.max_message_bytes", "%d is not within 1024 and 1048576 (NATS carries 1 MiB)", c.MaxMessageBytes)
+	check(c.CompressionMin >= 64 && c.CompressionMin <= 1<<20, "client.compression_min_bytes", "%d is not within 64 and 1048576", c.CompressionMin)
 	check(c.QueueBytes >= c.MaxMessageBytes, "client.queue_bytes", "%d is below max_message_bytes %d", c.QueueBytes, c.MaxMessageBytes)
 	check(c.ChannelLimit > 0, "client.channel_limit", "%d must be positive", c.ChannelLimit)
 	check(c.ChannelMaxLength > 0 && c.ChannelMaxLength <= 1024, "client.channel_max_length", "%d is not within 1 to 1024", c.ChannelMaxLength)
