@@ -41,9 +41,9 @@ const tokenSecret = "secret"
 func namespaces() []router.Namespace {
 	base := router.Namespace{
 		HistorySize: 300, Retention: time.Hour, Partitions: 1, Payload: router.PayloadJSON,
-		Presence: true, Recover: true,
+		Presence: true, Recover: true, DeltaTypes: []string{router.DeltaFossil},
 	}
-	history, small, ephemeral := base, base, router.Namespace{Name: "eph", Payload: router.PayloadJSON, Presence: true}
+	history, small, ephemeral := base, base, router.Namespace{Name: "eph", Payload: router.PayloadJSON, Presence: true, DeltaTypes: []string{router.DeltaFossil}}
 	history.Name = "h"
 	small.Name, small.HistorySize, small.Partitions = "small", 20, 2
 	def := base

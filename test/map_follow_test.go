@@ -18,6 +18,7 @@ type mapFollower struct {
 	limit   int
 	edge    func() string
 	stay    func() time.Duration // how long it stays on an edge
+	delta   bool                 // asks for deltas
 
 	mu     sync.Mutex // guards the fields below
 	keys   map[string]rawclient.Publication
@@ -29,6 +30,7 @@ type mapFollower struct {
 	split  int // walks whose pages came over several connections
 	pages  int // of the feed
 	joined int // times that it went live
+	deltas rawclient.Deltas
 }
 
 // subscribeMap is a subscribe command of type 1.
@@ -41,6 +43,7 @@ type subscribeMap struct {
 	Recover bool   `json:"recover,omitempty"`
 	Epoch   string `json:"epoch,omitempty"`
 	Offset  uint64 `json:"offset,omitempty"`
+	Delta   string `json:"delta,omitempty"`
 }
 
 // run follows until stop is closed, and then keeps its last connection until
@@ -83,6 +86,9 @@ func (m *mapFollower) visit(req *subscribeMap, stop, finished <-chan struct{}) *
 			m.mu.Lock()
 			m.split++
 			m.mu.Unlock()
+		}
+		if m.delta {
+			req.Delta = "fossil"
 		}
 		if _, err := c.Send("subscribe", req); err != nil {
 			return req
@@ -155,10 +161,13 @@ func (m *mapFollower) reply(r *rawclient.Reply) {
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	m.deltas.Reset()
 	for _, e := range r.Subscribe.State {
+		m.decode(&e)
 		m.keys[e.Key] = e
 	}
 	for i, p := range r.Subscribe.Publications {
+		m.decode(&p)
 		if i > 0 && p.Offset <= r.Subscribe.Publications[i-1].Offset {
 			m.note("offset %d after %d in an answer", p.Offset, r.Subscribe.Publications[i-1].Offset)
 		}
@@ -186,6 +195,7 @@ func (m *mapFollower) push(p *rawclient.Push) {
 		if p.Pub.Offset != m.at+1 {
 			m.note("offset %d follows %d", p.Pub.Offset, m.at)
 		}
+		m.decode(p.Pub)
 		m.at = p.Pub.Offset
 		if p.Pub.Epoch != "" {
 			m.epoch = p.Pub.Epoch
@@ -202,6 +212,16 @@ func (m *mapFollower) take(p *rawclient.Publication) {
 		delete(m.keys, p.Key)
 	default:
 		m.keys[p.Key] = *p
+	}
+}
+
+// decode makes p whole.
+func (m *mapFollower) decode(p *rawclient.Publication) {
+	if !m.delta {
+		return
+	}
+	if err := m.deltas.Decode(p); err != nil {
+		m.note("%v", err)
 	}
 }
 

@@ -16,7 +16,7 @@ import (
 
 // mapNamespaces have channels that are maps.
 func mapNamespaces() []router.Namespace {
-	base := router.Namespace{HistorySize: 300, Partitions: 1, Payload: router.PayloadJSON, TagsFilter: true}
+	base := router.Namespace{HistorySize: 300, Partitions: 1, Payload: router.PayloadJSON, TagsFilter: true, DeltaTypes: []string{router.DeltaFossil}}
 	persistent, ephemeral, own := base, base, base
 	persistent.Name, persistent.Map = "map", &router.MapOptions{Mode: router.MapPersistent}
 	ephemeral.Name, ephemeral.Map = "mapeph", &router.MapOptions{Mode: router.MapEphemeral, KeyTTL: 2 * time.Second}
@@ -42,7 +42,7 @@ func TestS2SnapshotAndLive(t *testing.T) {
 	}
 	for i := range 8 {
 		m := &mapFollower{channel: channel, limit: []int{7, 20, 100, 0}[i%4], edge: func() string { return h.any().url },
-			stay: func() time.Duration { return rand.N(500 * time.Millisecond) }}
+			stay: func() time.Duration { return rand.N(500 * time.Millisecond) }, delta: i > 2}
 		followers = append(followers, m)
 		readers.Go(func() { m.run(stop, finished) })
 	}
@@ -55,7 +55,7 @@ func TestS2SnapshotAndLive(t *testing.T) {
 	h.faults.dropPerMille.Store(0)
 
 	want, at := readMap(t, h.any().node, channel)
-	var pages, split, joined int
+	var pages, split, joined, deltas int
 	for i, m := range followers {
 		natstest.Eventually(t, 30*time.Second, fmt.Sprintf("follower %d to be level", i), func() bool { return m.compare(want, at) == nil })
 		m.mu.Lock()
@@ -63,12 +63,13 @@ func TestS2SnapshotAndLive(t *testing.T) {
 			t.Errorf("follower %d: %s", i, f)
 		}
 		pages, split, joined = pages+m.pages, split+m.split, joined+m.joined
+		deltas += m.deltas.Count
 		m.mu.Unlock()
 	}
 	close(finished)
 	readers.Wait()
-	t.Logf("%d changes; %d joins, %d walks went on at another edge, %d pages of the feed", changes.Load(), joined, split, pages)
-	if split == 0 || joined < 20 || pages == 0 {
+	t.Logf("%d changes; %d joins, %d walks went on at another edge, %d pages of the feed, %d deltas", changes.Load(), joined, split, pages, deltas)
+	if deltas == 0 || split == 0 || joined < 20 || pages == 0 {
 		t.Error("the test did not get where it was to go")
 	}
 }
@@ -82,7 +83,7 @@ func writeMap(h *harness, channel string, keys, writer int, stop <-chan struct{}
 			return acked
 		default:
 		}
-		c := router.Change{Key: fmt.Sprintf("key %d", rand.IntN(keys)), Data: fmt.Appendf(nil, `{"by":%d,"n":%d}`, writer, n)}
+		c := router.Change{Key: fmt.Sprintf("key %d", rand.IntN(keys)), Data: fmt.Appendf(nil, `{"by":%d,"n":%d,"and":"what all versions of all keys have in common"}`, writer, n)}
 		if rand.IntN(8) == 0 {
 			c.Remove, c.Data = true, nil
 		}

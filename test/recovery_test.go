@@ -70,7 +70,7 @@ func runScenario(t *testing.T, replicas int, seed uint64) {
 	pauses := map[string]time.Duration{"h:hot": 0, "h:room.1": 5 * time.Millisecond, "h:quiet": 700 * time.Millisecond, "small:hot": 2 * time.Millisecond, "small:a b": 300 * time.Millisecond}
 	for i := range 10 {
 		f := &follow.Follower{
-			Name: fmt.Sprintf("sub%d", i), Channels: channels, History: s.history, Settled: s.settled,
+			Name: fmt.Sprintf("sub%d", i), Channels: channels, History: s.history, Settled: s.settled, Delta: i%2 == 0,
 			Edge: func() (string, string) { e := s.h.any(); return e.url, e.id },
 			Stay: func() time.Duration { return 50*time.Millisecond + rand.N(600*time.Millisecond) },
 		}
@@ -119,10 +119,15 @@ func (s *scenario) judge(t *testing.T) {
 			t.Log("what led to it:\n" + check.Format(check.Trace(events, bad)))
 		}
 	}
+	deltas := 0
+	for _, f := range s.followers {
+		deltas += f.Decoded()
+	}
 	c := &s.counts
+	t.Logf("deltas %d", deltas)
 	t.Logf("acked %d, delivered %d, recovered %d, told %d; edges killed %d, clears %d, elections %d, cut-offs %d, squeezes %d, copies dropped %d",
 		r.Acked, r.Delivered, r.Recovered, r.Told, c.kills.Load(), c.clears.Load(), c.elections.Load(), c.cutoffs.Load(), c.squeezes.Load(), s.h.faults.dropped.Load())
-	if r.Acked == 0 || r.Delivered == 0 || r.Recovered == 0 {
+	if r.Acked == 0 || r.Delivered == 0 || r.Recovered == 0 || deltas == 0 {
 		t.Error("nothing was published, seen or recovered: the test tested nothing")
 	}
 }
@@ -180,7 +185,7 @@ func (s *scenario) stopping() bool {
 // acknowledged, as a careful application does.
 func (s *scenario) publisher(name, channel string, pause time.Duration) {
 	for n := 0; !s.stopping(); n++ {
-		payload, _ := json.Marshal(fmt.Sprintf("%s-%d", name, n))
+		payload, _ := json.Marshal(fmt.Sprintf("%s-%d, which has in common with all others what comes now", name, n))
 		e := check.Event{Kind: check.Send, Who: name, Channel: channel, Payload: string(payload)}
 		s.history.Add(e)
 		e.Kind = check.Refuse

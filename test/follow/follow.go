@@ -5,6 +5,7 @@ package follow
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"math/rand/v2"
 	"sync"
@@ -37,10 +38,13 @@ type Follower struct {
 	// returns when c is done. Reply gets the replies to its commands.
 	Talk  func(c *rawclient.Client)
 	Reply func(r *rawclient.Reply)
+	// Delta asks for deltas, where there are any.
+	Delta bool
 	// Retry is the pause before it comes back, 20 ms by default.
 	Retry time.Duration
 
 	mu       sync.Mutex // guards the fields below
+	decoded  int        // deltas
 	position map[string]position
 	attached map[string]bool // channels of this connection
 }
@@ -83,7 +87,7 @@ func (f *Follower) Run(finished <-chan struct{}) {
 // false when it was not the client who wanted that.
 func (f *Follower) attend(finished <-chan struct{}) (wanted bool) {
 	url, edge := f.Edge()
-	a := &attendance{f: f, edge: edge, trouble: make(chan string, 1), asked: make(map[uint32]string), recover: make(map[string]bool)}
+	a := &attendance{f: f, edge: edge, trouble: make(chan string, 1), asked: make(map[uint32]string), recover: make(map[string]bool), deltas: make(map[string]*rawclient.Deltas)}
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 	defer cancel()
 	c, err := rawclient.DialIdle(ctx, url, f.Idle, a.event)
@@ -144,6 +148,7 @@ type attendance struct {
 	f       *Follower
 	edge    string
 	trouble chan string
+	deltas  map[string]*rawclient.Deltas // of channels with deltas; owned by the reader
 
 	mu      sync.Mutex // guards the fields below
 	id      string
@@ -158,6 +163,9 @@ func (a *attendance) subscribe(c *rawclient.Client, channel string) error {
 	body := map[string]any{"channel": channel}
 	if at.known {
 		body["recover"], body["offset"], body["epoch"] = true, at.offset, at.epoch
+	}
+	if a.f.Delta {
+		body["delta"] = "fossil"
 	}
 	a.mu.Lock() // the reply may come before Send returns
 	defer a.mu.Unlock()
@@ -199,6 +207,11 @@ func (a *attendance) event(e rawclient.Event) {
 			Offset: r.Offset, Epoch: r.Epoch, Asked: asked, Recovered: r.Recovered,
 		})
 		a.f.subscribed(channel, asked, r)
+		if r.Delta {
+			d := new(rawclient.Deltas)
+			d.Reset()
+			a.deltas[channel] = d
+		}
 		for i := range r.Publications {
 			a.publication(channel, &r.Publications[i])
 		}
@@ -226,6 +239,7 @@ func (a *attendance) stall(d time.Duration) {
 }
 
 func (a *attendance) publication(channel string, p *rawclient.Publication) {
+	a.decode(channel, p)
 	a.f.History.Add(check.Event{
 		Kind: check.Deliver, Who: a.f.Name, Channel: channel, Offset: p.Offset, Epoch: p.Epoch, Payload: string(p.Data),
 	})
@@ -240,6 +254,30 @@ func (a *attendance) publication(channel string, p *rawclient.Publication) {
 		at.epoch = p.Epoch
 	}
 	a.f.position[channel] = at
+}
+
+// decode makes p whole where the channel has deltas. What cannot be made whole is
+// recorded as it is, and is something that nobody sent.
+func (a *attendance) decode(channel string, p *rawclient.Publication) {
+	d := a.deltas[channel]
+	if d == nil {
+		return
+	}
+	before := d.Count
+	if err := d.Decode(p); err != nil {
+		p.Data = json.RawMessage(err.Error())
+		a.leave(err.Error())
+	}
+	a.f.mu.Lock()
+	a.f.decoded += d.Count - before
+	a.f.mu.Unlock()
+}
+
+// Decoded is how many deltas came.
+func (f *Follower) Decoded() int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.decoded
 }
 
 // subscribed takes a reply as an SDK does: what was recovered goes on from the

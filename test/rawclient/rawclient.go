@@ -64,6 +64,7 @@ type SubscribeReply struct {
 	Epoch         string        `json:"epoch"`
 	Offset        uint64        `json:"offset"`
 	Publications  []Publication `json:"publications"`
+	Delta         bool          `json:"delta"`
 
 	// Of subscriptions to maps.
 	Phase  int           `json:"phase"`
@@ -76,6 +77,7 @@ type Publication struct {
 	Data   json.RawMessage `json:"data"`
 	Offset uint64          `json:"offset"`
 	Epoch  string          `json:"epoch"`
+	Delta  bool            `json:"delta"`
 
 	// Of maps.
 	Key     string `json:"key"`
