@@ -20,6 +20,7 @@ type fakeMaps struct {
 	evicted uint64 // publications up to this offset are gone
 	epoch   string
 	paging  func() // runs before each page is read
+	late    func() // runs once after a page was read
 	changes []string
 	failing []error // answers of the next changes
 	reason  router.Reason
@@ -38,13 +39,16 @@ func (f *fakeMaps) set(key, data string, tags map[string]string) {
 	f.mu.Lock()
 	e := router.StateEntry{Key: key, Version: f.keys[key].Version + 1, Data: []byte(data), Removed: data == "", Tags: tags, Offset: uint64(len(f.feed)) + 1}
 	p := &router.Publication{Offset: e.Offset, Data: e.Data, Tags: tags, Key: key, Version: e.Version, Removed: e.Removed}
-	if before := f.keys[key]; before.Present(time.Time{}) && !maps.Equal(before.Tags, tags) {
-		p.Was = &before.Tags
+	push := router.Push{Pub: p}
+	if before := f.keys[key]; before.Present(time.Time{}) {
+		if push.Before = &before; !maps.Equal(before.Tags, tags) {
+			p.Was = &before.Tags
+		}
 	}
 	f.keys[key] = e
 	f.feed = append(f.feed, p)
 	f.mu.Unlock()
-	f.deliver("m", p)
+	f.deliverBatch(&router.Batch{Channel: "m", Pushes: []router.Push{push}})
 }
 
 func (f *fakeMaps) position() router.Position {
@@ -55,6 +59,12 @@ func (f *fakeMaps) StatePage(_ context.Context, _, cursor string, limit int) (ro
 	if f.paging != nil {
 		f.paging()
 	}
+	defer func() {
+		if late := f.late; late != nil {
+			f.late = nil
+			late()
+		}
+	}()
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.note(fmt.Sprintf("page %q %d", cursor, limit))

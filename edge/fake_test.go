@@ -133,9 +133,13 @@ func (f *fakeRouter) deliver(channel string, pubs ...*router.Publication) {
 	for _, p := range pubs {
 		b.Pushes = append(b.Pushes, router.Push{Pub: p})
 	}
+	f.deliverBatch(b)
+}
+
+func (f *fakeRouter) deliverBatch(b *router.Batch) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	for s := range f.subs[channel] {
+	for s := range f.subs[b.Channel] {
 		s.Subscriber.Deliver(s, b)
 	}
 }

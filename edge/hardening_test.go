@@ -19,8 +19,8 @@ import (
 func TestInvalidUTF8NeverPoisonsJSONClients(t *testing.T) {
 	b := &router.Batch{Channel: "a", Pushes: []router.Push{{Pub: &router.Publication{Offset: 1, Data: []byte("\"\xff\"")}}}}
 	frame := jsonWS.batchFrame(b, kind.wirePublication, func() { t.Error("the publication was left out") })
-	if !utf8.Valid(payload(frame)) {
-		t.Errorf("text frame %q is not UTF-8", payload(frame))
+	if !utf8.Valid(framePayload(frame)) {
+		t.Errorf("text frame %q is not UTF-8", framePayload(frame))
 	}
 }
 
@@ -28,8 +28,8 @@ func TestInfoOfOneClientNeverCostsOthersAPublication(t *testing.T) {
 	for info, want := range map[string]string{"\xff\x00": `"/wA="`, "{": `"ew=="`, "\"\xff\"": `"Iv8i"`, "{\n}": `{}`} {
 		b := &router.Batch{Channel: "a", Pushes: []router.Push{{Pub: &router.Publication{Offset: 1, Data: []byte("1"), Info: &router.ClientInfo{User: "42", ConnInfo: []byte(info)}}}}}
 		frame := jsonWS.batchFrame(b, kind.wirePublication, func() { t.Errorf("%q: the publication was left out", info) })
-		if frame != nil && !bytes.Contains(payload(frame), []byte(`"conn_info":`+want)) {
-			t.Errorf("%q became %s", info, payload(frame))
+		if frame != nil && !bytes.Contains(framePayload(frame), []byte(`"conn_info":`+want)) {
+			t.Errorf("%q became %s", info, framePayload(frame))
 		}
 	}
 }

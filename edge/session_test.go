@@ -29,19 +29,7 @@ func (t *fakeTransport) Send(frame []byte) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.why == nil {
-		t.frames = append(t.frames, string(payload(frame)))
-	}
-}
-
-// payload strips the header of an unmasked frame (RFC 6455 section 5.2).
-func payload(frame []byte) []byte {
-	switch frame[1] {
-	case 126:
-		return frame[4:]
-	case 127:
-		return frame[10:]
-	default:
-		return frame[2:]
+		t.frames = append(t.frames, string(framePayload(frame)))
 	}
 }
 
