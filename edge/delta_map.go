@@ -5,6 +5,7 @@ import (
 
 	"github.com/centrifugal/protocol"
 
+	"github.com/headrace/headrace/internal/planted"
 	"github.com/headrace/headrace/router"
 )
 
@@ -67,7 +68,7 @@ func (w *mapWalk) wires(ps []*router.Publication) []*protocol.Publication {
 // has reports whether the client's value of the key is e. Keys that had expired when
 // it got the state were not part of that.
 func (v *mapDelta) has(e *router.StateEntry) bool {
-	return e.Offset > v.since || !v.whole.IsZero() && (e.Expires.IsZero() || e.Expires.After(v.whole))
+	return planted.Bug(planted.GuessBase) || e.Offset > v.since || !v.whole.IsZero() && (e.Expires.IsZero() || e.Expires.After(v.whole))
 }
 
 // mapKey is the part of a batch for those who lack the same values before: bit i is

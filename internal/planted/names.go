@@ -13,6 +13,7 @@ const (
 	SkipGaps           Name = "skip-gaps"            // L1: what follows a gap is delivered as if nothing was missed
 	NoFloor            Name = "no-floor"             // L2: a batch is not split for who joined inside it
 	StaleBase          Name = "stale-base"           // E9: deltas are made to the first publication a client got, not to the last
+	GuessBase          Name = "guess-base"           // E9: every client of a map is taken to have the value before
 	RecoverAnyEpoch    Name = "recover-any-epoch"    // R1: the epoch of a position does not matter
 	RecoverTooOld      Name = "recover-too-old"      // R1: a run that begins after the position counts as complete
 	DoubleAfterTimeout Name = "double-after-timeout" // W2: a timeout counts as failure, and the repetition is a new message
@@ -50,7 +51,7 @@ const (
 
 // All lists the bugs.
 var All = []Name{
-	SkipTailChecks, TrustReplica, SkipGaps, NoFloor, RecoverAnyEpoch, RecoverTooOld, DoubleAfterTimeout,
+	SkipTailChecks, TrustReplica, SkipGaps, NoFloor, StaleBase, GuessBase, RecoverAnyEpoch, RecoverTooOld, DoubleAfterTimeout,
 	ClientsOwnID, RestartNumbers, AckBeforeStore, StaleRing, PartialPresence, DeadMembers, LeakConnections,
 	PushBeforeStore, RetryAfterAck, EarlySchedule, AttemptFromHeader, TwoDeadLetters, DeadAfterTerm,
 	LowStarves, TooManyCredits, ForeignTokens, AckWithoutAnswer, ForgetsOnDelivery, HeadersLost,

@@ -18,10 +18,10 @@ nats: {replicas: %d, open_timeout: 90s}
 client: {ping_interval: 5s, pong_timeout: 4s, unready_after: 10s, drain_window: 2s, write_timeout: 5s, token: {hmac_secret_key: ` + tokenSecret + `}}
 router: {sweep_interval: 3s, linger: 2s, publish_timeout: 10s}
 namespaces:
-  - {name: log, history_size: 500, force_recovery: true, retention: 1h}
-  - {name: small, history_size: 20, partitions: 2, force_recovery: true, retention: 1h}
-  - {name: evict, history_size: 50, force_recovery: true, retention: 1h}
-  - {name: eph, presence: true}
+  - {name: log, history_size: 500, allowed_delta_types: [fossil], force_recovery: true, retention: 1h}
+  - {name: small, history_size: 20, allowed_delta_types: [fossil], partitions: 2, force_recovery: true, retention: 1h}
+  - {name: evict, history_size: 50, allowed_delta_types: [fossil], force_recovery: true, retention: 1h}
+  - {name: eph, presence: true, allowed_delta_types: [fossil]}
 ` + stateConfig
 
 func (r *run) edgeConfig() string { return fmt.Sprintf(edgeConfigFormat, r.replicas) }

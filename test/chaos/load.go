@@ -17,6 +17,9 @@ import (
 	"github.com/headrace/headrace/test/rawclient"
 )
 
+// common is in all payloads, so that there is something to leave out of deltas.
+const common = " and what they all have in common"
+
 // publish runs one publisher of ch until stop is closed.
 func (r *run) publish(ch channel, number int, kind publisherKind, stop <-chan struct{}) {
 	// Payloads name their channel; idempotency keys do not. The channels log:same.*
@@ -30,7 +33,7 @@ func (r *run) publish(ch channel, number int, kind publisherKind, stop <-chan st
 			// Another connection is another publisher: order holds along one way only.
 			from = fmt.Sprintf("%s %d", name, socket.connect())
 		}
-		payload := fmt.Sprintf("%q", fmt.Sprintf("%s-%d", from, n))
+		payload := fmt.Sprintf("%q", fmt.Sprintf("%s-%d%s", from, n, common))
 		e := check.Event{Kind: check.Send, Who: name, At: socket.edge, Channel: ch.name, Payload: payload}
 		r.history.Add(e)
 		var at check.Position

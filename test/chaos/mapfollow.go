@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"math/rand/v2"
 	"time"
 
@@ -19,6 +20,9 @@ type mapFollower struct {
 	// at is where it stands; known says that there is something to recover.
 	at    check.Position
 	known bool
+
+	delta  bool // asks for deltas
+	deltas rawclient.Deltas
 
 	c      *rawclient.Client
 	edge   string
@@ -142,6 +146,9 @@ func (f *mapFollower) walk() (live, again bool) {
 // when the connection is worth nothing any more.
 func (f *mapFollower) ask(body map[string]any) (*rawclient.SubscribeReply, uint32) {
 	body["channel"], body["type"] = f.channel, 1
+	if f.delta {
+		body["delta"] = "fossil"
+	}
 	if _, err := f.c.Send("subscribe", body); err != nil {
 		return nil, 0
 	}
@@ -154,12 +161,28 @@ func (f *mapFollower) ask(body map[string]any) (*rawclient.SubscribeReply, uint3
 			case e.Reply.Error != nil:
 				return nil, e.Reply.Error.Code
 			case e.Reply.Subscribe != nil:
+				f.deltas.Reset()
+				f.decode(e.Reply.Subscribe.State)
+				f.decode(e.Reply.Subscribe.Publications)
 				return e.Reply.Subscribe, 0
 			}
 		case <-f.c.Done():
 			return nil, 0
 		case <-timeout:
 			return nil, 0
+		}
+	}
+}
+
+// decode makes pubs whole. What cannot be made whole is recorded as it is, and is
+// nothing that anybody set.
+func (f *mapFollower) decode(pubs []rawclient.Publication) {
+	for i := range pubs {
+		if !f.delta {
+			continue
+		}
+		if err := f.deltas.Decode(&pubs[i]); err != nil {
+			pubs[i].Data = json.RawMessage(err.Error())
 		}
 	}
 }
@@ -212,7 +235,9 @@ func (f *mapFollower) take(p *rawclient.Push) bool {
 			f.at.Epoch = p.Pub.Epoch
 		}
 		f.at.Offset = p.Pub.Offset
-		f.record(check.MapChange, f.at, 0, []rawclient.Publication{*p.Pub})
+		changed := []rawclient.Publication{*p.Pub}
+		f.decode(changed)
+		f.record(check.MapChange, f.at, 0, changed)
 	case p.Unsubscribe != nil:
 		if p.Unsubscribe.Code >= 2500 {
 			f.known = false // the position, or the state, is worth nothing

@@ -24,6 +24,8 @@ var breaks = map[planted.Name][]string{
 	planted.TrustReplica:       {check.RuleLate, check.RuleCause},
 	planted.SkipGaps:           {check.RuleSilent},
 	planted.NoFloor:            {check.RuleOnce},
+	planted.StaleBase:          {check.RuleOnce},
+	planted.GuessBase:          {check.RuleStateMap},
 	planted.RecoverAnyEpoch:    {check.RuleSilent, check.RuleOnce},
 	planted.RecoverTooOld:      {check.RuleSilent},
 	planted.DoubleAfterTimeout: {check.RuleOnce},

@@ -244,7 +244,7 @@ func (r *run) followers(settled <-chan struct{}) []*follow.Follower {
 	var list []*follow.Follower
 	for i := range 12 {
 		f := &follow.Follower{
-			Name: fmt.Sprintf("c%d", i+1), History: r.history, Settled: settled, Idle: clientIdle, Retry: 300 * time.Millisecond,
+			Name: fmt.Sprintf("c%d", i+1), History: r.history, Settled: settled, Idle: clientIdle, Retry: 300 * time.Millisecond, Delta: i%2 == 0,
 			Edge: func() (string, string) { e := rand.IntN(size); return r.c.url(e), r.c.edges[e].name },
 		}
 		// Everyone follows most channels, and nobody the same ones.

@@ -27,7 +27,7 @@ var mapNames = []string{hotMap, coldMap, ttlMap, clearedMap}
 var mapKeys = map[string]int{hotMap: 1, coldMap: 150, ttlMap: 6, clearedMap: 4}
 
 // stateConfig is the part of the edges' configuration about maps.
-const stateConfig = `  - {name: kv, history_size: 300, map: {mode: persistent, key_history: 10}}
+const stateConfig = `  - {name: kv, history_size: 300, allowed_delta_types: [fossil], map: {mode: persistent, key_history: 10}}
 `
 
 // stateRules are what maps are judged by. All clocks of a run are one.
@@ -78,7 +78,7 @@ func (r *run) beginState(writers, others *sync.WaitGroup, stop, settled, finishe
 	}
 	writers.Go(func() { r.clearMaps(stop) })
 	for i, channel := range append(mapNames, mapNames...) {
-		f := &mapFollower{r: r, name: fmt.Sprintf("m%d", i), channel: channel, settled: settled}
+		f := &mapFollower{r: r, name: fmt.Sprintf("m%d", i), channel: channel, settled: settled, delta: i%3 > 0}
 		others.Go(func() { f.follow(finished) })
 	}
 }

@@ -37,7 +37,7 @@ func (w *stateWriter) work(stop <-chan struct{}) {
 func (w *stateWriter) change() {
 	w.n++
 	keys := keysOf(w.channel)
-	s := check.State{Op: check.OpSet, Key: keys[rand.IntN(len(keys))], Value: fmt.Sprintf("%q", fmt.Sprintf("%s-%d", w.name, w.n)), ID: fmt.Sprintf("%s-%d", w.name, w.n)}
+	s := check.State{Op: check.OpSet, Key: keys[rand.IntN(len(keys))], Value: fmt.Sprintf("%q", fmt.Sprintf("%s-%d%s", w.name, w.n, common)), ID: fmt.Sprintf("%s-%d", w.name, w.n)}
 	switch w.channel {
 	case ttlMap:
 		s.TTL = time.Second + rand.N(3*time.Second).Truncate(time.Millisecond)
