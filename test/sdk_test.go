@@ -14,6 +14,7 @@ import (
 
 	centrifuge "github.com/centrifugal/centrifuge-go"
 
+	"github.com/headrace/headrace/edge"
 	"github.com/headrace/headrace/edge/token"
 )
 
@@ -23,10 +24,13 @@ const serverSideJS = "h:server-js"
 // TestT2CentrifugeJS runs the unmodified npm package against three edges.
 func TestT2CentrifugeJS(t *testing.T) {
 	needNode(t)
-	h := newQueueHarness(t, 1, 3, testQueues(1))
+	h := newQueueHarness(t, 1, 3, testQueues(1), compressed)
 	backends(t, h.connect())
 	runJS(t, h, "clients.test.mjs", token.Connection{User: "js", Channels: []string{serverSideJS}})
 }
+
+// compressed makes edges compress nearly everything for clients that offer it.
+func compressed(c *edge.Config) { c.Compression, c.CompressionMinBytes = true, 64 }
 
 // needNode skips a test of the JavaScript clients where there is no node or npm;
 // HEADRACE_REQUIRE_NODE=1 makes their absence a failure.
@@ -74,12 +78,12 @@ func TestT2CentrifugeGo(t *testing.T) {
 		"json": centrifuge.NewJsonClient, "protobuf": centrifuge.NewProtobufClient,
 	} {
 		t.Run(kind, func(t *testing.T) {
-			h := newHarness(t, 1, 2)
+			h := newHarness(t, 1, 2, compressed)
 			b := newBalancer(t, h)
 			defer b.Close()
-			client := newClient(b.url(), centrifuge.Config{MinReconnectDelay: 10 * time.Millisecond, MaxReconnectDelay: 100 * time.Millisecond})
+			client := newClient(b.url(), centrifuge.Config{EnableCompression: true, MinReconnectDelay: 10 * time.Millisecond, MaxReconnectDelay: 100 * time.Millisecond})
 			defer client.Close()
-			sub, err := client.NewSubscription("h:go", centrifuge.SubscriptionConfig{Recoverable: true})
+			sub, err := client.NewSubscription("h:go", centrifuge.SubscriptionConfig{Recoverable: true, Delta: centrifuge.DeltaTypeFossil})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -96,7 +100,7 @@ func TestT2CentrifugeGo(t *testing.T) {
 			within(t, subscribed, "subscribed")
 			var seen []string
 			for n := range 20 {
-				payload := fmt.Sprint(n)
+				payload := fmt.Sprintf(`{"n":%d,"text":"what all of them have in common"}`, n)
 				if _, err := publish(h.list()[1].node, "h:go", payload, []byte(payload)); err != nil {
 					t.Fatal(err)
 				}
@@ -109,7 +113,7 @@ func TestT2CentrifugeGo(t *testing.T) {
 			}
 			var want []string
 			for n := range 20 {
-				want = append(want, fmt.Sprint(n))
+				want = append(want, fmt.Sprintf(`{"n":%d,"text":"what all of them have in common"}`, n))
 			}
 			if !slices.Equal(seen, want) {
 				t.Errorf("saw %v", seen)

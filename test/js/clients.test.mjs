@@ -114,6 +114,49 @@ for (const [kind, { make, encode, decode }] of Object.entries(kinds)) {
     assert.ok(recovered >= 3, `${recovered} recoveries`);
   }));
 
+  test(`${kind}: deltas of streams and maps, across edges`, withClients(2, async (a, b) => {
+    const value = (n) => ({ n, text: 'größer <und> "gleich" '.repeat(1 + (n % 7)), at: n * n });
+    for (const namespace of ['h', 'map']) {
+      const channel = fresh(namespace);
+      const sub = namespace === 'map' ? a.newMapSubscription(channel, { delta: 'fossil' }) : a.newSubscription(channel, { delta: 'fossil' });
+      const seen = [];
+      const news = new EventEmitter();
+      const see = (p) => { seen.push(p.removed ? `${p.key} removed` : `${p.key ?? ''} ${JSON.stringify(decode(p.data))}`); news.emit('seen'); };
+      sub.on('sync', ({ entries }) => entries.forEach(see));
+      sub.on(namespace === 'map' ? 'update' : 'publication', see);
+      const want = [];
+      const send = async (n) => {
+        if (namespace === 'h') {
+          want.push(`${JSON.stringify(value(n))}`.replace(/^/, ' '));
+          await b.publish(channel, encode(value(n)));
+        } else if (n % 11 === 10) {
+          want.push('k1 removed');
+          await b.mapRemove(channel, 'k1');
+        } else {
+          want.push(`k${n % 3} ${JSON.stringify(value(n))}`);
+          await b.mapPublish(channel, `k${n % 3}`, encode(value(n)));
+        }
+      };
+      await send(1);
+      if (namespace === 'h') want.pop(); // before it came
+      sub.subscribe();
+      await sub.ready(10000);
+      for (let n = 2; n < 60; n++) {
+        if (n % 12 === 0) a.disconnect(); // the next edge
+        await send(n);
+        if (n % 12 === 3) {
+          a.connect();
+          await sub.ready(10000);
+        }
+      }
+      a.connect();
+      while (seen.length < want.length) await once(news, 'seen');
+      assert.deepEqual(seen, want);
+      const stats = sub.deltaStats();
+      assert.ok(stats.numDeltaPayloads > 20, JSON.stringify(stats));
+    }
+  }));
+
   test(`${kind}: the members of a channel are a map`, withClients(2, async (a, b) => {
     const channel = fresh('mapown');
     const members = b.newMapClientsSubscription(`who:${channel}`);
