@@ -206,27 +206,6 @@ func websocketFrom(t *testing.T, conn net.Conn) *websocket.Conn {
 	return dialWS(t, strings.Replace(srv.URL, "http", "ws", 1), nil)
 }
 
-// BenchmarkIdle reports what an idle connection with one channel costs the
-// process, the client's end in it not counted: it is a raw socket.
-func BenchmarkIdle(b *testing.B) {
-	const n = 2000
-	for b.Loop() {
-		s := newTestServer(b, newFakeRouter(), nil)
-		url := serve(b, s)
-		addr := strings.TrimSuffix(strings.TrimPrefix(url, "ws://"), "/connection/websocket")
-		conns := make([]net.Conn, 0, n)
-		before := memory()
-		for i := range n {
-			conns = append(conns, rawConnect(b, addr, i))
-		}
-		after := memory()
-		b.ReportMetric(float64(after-before)/n, "B/conn")
-		for _, c := range conns {
-			c.Close()
-		}
-	}
-}
-
 // memory is heap and stacks in use after collection. A collection halves a stack
 // that is mostly unused, so it takes some until they are as small as they get.
 func memory() uint64 {
@@ -241,6 +220,12 @@ func memory() uint64 {
 // rawConnect makes a connection with one subscription over a bare socket.
 func rawConnect(tb testing.TB, addr string, i int) net.Conn {
 	tb.Helper()
+	return rawConnectAs(tb, addr, "", fmt.Sprintf(`{"id":2,"subscribe":{"channel":"room%d"}}`, i))
+}
+
+// rawConnectAs does so with a further header line and that subscribe command.
+func rawConnectAs(tb testing.TB, addr, header, subscribe string) net.Conn {
+	tb.Helper()
 	c, err := net.Dial("tcp", addr)
 	if err != nil {
 		tb.Fatal(err)
@@ -252,9 +237,9 @@ func rawConnect(tb testing.TB, addr string, i int) net.Conn {
 		return append([]byte{0x81, 0x80 | byte(len(s)), 0, 0, 0, 0}, s...)
 	}
 	request := "GET /connection/websocket HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n" +
-		"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
+		"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n" + header + "\r\n"
 	buf := make([]byte, 1024)
-	for _, out := range [][]byte{[]byte(request), mask(`{"id":1,"connect":{}}`), mask(fmt.Sprintf(`{"id":2,"subscribe":{"channel":"room%d"}}`, i))} {
+	for _, out := range [][]byte{[]byte(request), mask(`{"id":1,"connect":{}}`), mask(subscribe)} {
 		if _, err := c.Write(out); err != nil {
 			tb.Fatal(err)
 		}
@@ -274,32 +259,4 @@ func BenchmarkConnect(b *testing.B) {
 	for i := 0; b.Loop(); i++ {
 		rawConnect(b, addr, i).Close()
 	}
-}
-
-// BenchmarkDeliverSockets is one publication to 100 real sockets, written and
-// read; one operation is the publication.
-func BenchmarkDeliverSockets(b *testing.B) {
-	f := newFakeRouter()
-	s := newTestServer(b, f, nil)
-	url := serve(b, s)
-	addr := strings.TrimSuffix(strings.TrimPrefix(url, "ws://"), "/connection/websocket")
-	const n = 100
-	for range n {
-		c := rawConnect(b, addr, 1)
-		go func() {
-			buf := make([]byte, 64<<10)
-			for {
-				if _, err := c.Read(buf); err != nil {
-					return
-				}
-			}
-		}()
-		b.Cleanup(func() { c.Close() })
-	}
-	pub := &router.Publication{Data: []byte(`"` + strings.Repeat("x", 126) + `"`)}
-	b.ReportAllocs()
-	for b.Loop() {
-		f.deliver("room1", pub)
-	}
-	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/n, "ns/delivery")
 }
