@@ -25,7 +25,7 @@ var breaks = map[planted.Name][]string{
 	planted.SkipGaps:           {check.RuleSilent},
 	planted.NoFloor:            {check.RuleOnce},
 	planted.StaleBase:          {check.RuleOnce},
-	planted.GuessBase:          {check.RuleStateMap},
+	planted.GuessBase:          {check.RuleStateMap, check.RuleStateFeed},
 	planted.RecoverAnyEpoch:    {check.RuleSilent, check.RuleOnce},
 	planted.RecoverTooOld:      {check.RuleSilent},
 	planted.DoubleAfterTimeout: {check.RuleOnce},
