@@ -25,7 +25,7 @@ func (s *Server) makeEncoders(e *encoders, wire wireForm) {
 func (s *session) batchFrame(b *router.Batch, e *encoders) []byte {
 	slot := int(s.kind)
 	if s.deflate {
-		slot += deflatedSlots
+		slot = deflatedSlot[s.kind]
 	}
 	return b.Frame(slot, e[slot])
 }

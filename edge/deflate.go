@@ -18,12 +18,12 @@ import (
 // rsv1 marks the first frame of a compressed message (RFC 7692 section 6).
 const rsv1 = 0x40
 
-// deflatedSlots are the slots of the encoders for compressed frames, those of the
-// WebSocket kinds, at the end of the frame cache of a batch.
-const deflatedSlots = router.MaxFrameKinds - 2
+// deflatedSlot is the slot of the encoders for compressed frames, behind those of the
+// kinds; 0 where there are none.
+var deflatedSlot = [numKinds]int{jsonWS: int(numKinds), protobufWS: int(numKinds) + 1, uniWS: int(numKinds) + 2}
 
-// A compile-time check: other kinds stay below.
-var _ [deflatedSlots - int(numKinds)]struct{}
+// A compile-time check: the frame cache of a batch has room for them.
+var _ [router.MaxFrameKinds - int(numKinds) - 3]struct{}
 
 // deflater compresses frames.
 type deflater struct {
@@ -85,9 +85,12 @@ func (w *frameWriter) Write(p []byte) (int, error) {
 
 // compressed adds to e what compresses the frames of the WebSocket kinds.
 func (s *Server) compressed(e *encoders) {
-	for k := jsonWS; k <= protobufWS; k++ {
-		e[deflatedSlots+k] = func(b *router.Batch) []byte {
-			frame := b.Frame(int(k), e[k])
+	for k, slot := range deflatedSlot {
+		if slot == 0 {
+			continue
+		}
+		e[slot] = func(b *router.Batch) []byte {
+			frame := b.Frame(k, e[k])
 			if len(frame) == 0 {
 				return frame
 			}

@@ -46,7 +46,7 @@ func (m *metrics) diff(p *router.Publication, base []byte, text bool) *router.Pu
 func (k kind) deltaPublication(p *router.Publication) *protocol.Publication {
 	w := k.wirePublication(p)
 	w.Delta = p.Delta
-	if k == jsonWS {
+	if !k.protobuf() {
 		if len(w.Data) == 0 {
 			w.Data = []byte("null") // of a removal: SDKs parse it
 		}

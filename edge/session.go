@@ -33,7 +33,7 @@ type session struct {
 	// Packed with the flags above: 320 bytes is a size class of the allocator, and the
 	// next is 352. kind is read-only, index is guarded by Sessions.mu.
 	kind     kind
-	deflate  bool              // large frames are compressed; read-only
+	deflate  bool              // WebSocket only: large frames are compressed; read-only
 	inflight int32             // commands being taken or waiting for the cluster
 	index    int32             // in Sessions.all
 	info     router.ClientInfo // set by connect

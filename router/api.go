@@ -63,7 +63,7 @@ type Push struct {
 }
 
 // MaxFrameKinds bounds the kinds of frame a Batch caches.
-const MaxFrameKinds = 8
+const MaxFrameKinds = 10
 
 // Batch is what a channel delivers in one pass, at least one push. It is encoded
 // at most once per frame kind, whatever the number of subscribers. It belongs to
