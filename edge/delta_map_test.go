@@ -11,68 +11,74 @@ import (
 	"github.com/headrace/headrace/router"
 )
 
+const (
+	deltaLive   = `{"id":2,"subscribe":{"channel":"m","type":1,"delta":"fossil"`
+	deltaState  = deltaLive + `,"phase":2`
+	deltaStream = deltaLive + `,"phase":1`
+)
+
+var mapDeltas = map[string]struct {
+	before func(f *fakeMaps) // what has been set when the client comes
+	ask    []string
+	after  func(f *fakeMaps)
+	want   []string
+}{
+	"what came with the state is a base": {
+		before: func(f *fakeMaps) { f.set("a", long(1), nil); f.set("b", long(2), nil) },
+		ask:    []string{deltaState + `}}`},
+		after:  func(f *fakeMaps) { f.set("a", long(3), nil); f.set("b", long(4), nil); f.set("c", long(5), nil) },
+		want:   []string{long(1), long(2), "Δ" + long(3), "Δ" + long(4), long(5)},
+	},
+	"unless it may have expired before": {
+		before: func(f *fakeMaps) {
+			f.set("a", long(1), nil)
+			e := f.keys["a"]
+			e.Expires = time.Now().Add(-time.Second) // and nobody has removed it
+			f.keys["a"] = e
+		},
+		ask:   []string{deltaState + `}}`},
+		after: func(f *fakeMaps) { f.set("a", long(2), nil); f.set("a", long(3), nil) },
+		want:  []string{long(1), long(2), "Δ" + long(3)}, // the fake tells expired keys, a router does not
+	},
+	"what came in an earlier page is none": {
+		before: func(f *fakeMaps) { f.set("a", long(1), nil); f.set("b", long(2), nil) },
+		ask:    []string{deltaState + `,"limit":1}}`, deltaState + `,"limit":1,"cursor":"a","offset":2,"epoch":"e"}}`},
+		after:  func(f *fakeMaps) { f.set("a", long(3), nil); f.set("b", long(4), nil); f.set("b", long(5), nil) },
+		want:   []string{long(1), long(2), long(3), long(4), "Δ" + long(5)},
+	},
+	"what was missed is whole, then deltas, live ones too": {
+		before: func(f *fakeMaps) {
+			f.set("a", long(1), nil)
+			f.set("a", long(2), nil)
+			f.set("a", long(3), nil)
+			f.set("b", long(4), nil)
+		},
+		ask:   []string{deltaStream + `,"recover":true,"offset":1,"epoch":"e"}}`},
+		after: func(f *fakeMaps) { f.set("a", long(5), nil); f.set("b", long(6), nil) },
+		want:  []string{long(2), "Δ" + long(3), long(4), "Δ" + long(5), "Δ" + long(6)},
+	},
+	"a client that asks for no state has no bases": {
+		before: func(f *fakeMaps) { f.set("a", long(1), nil) },
+		ask:    []string{deltaLive + `}}`},
+		after:  func(f *fakeMaps) { f.set("a", long(2), nil); f.set("a", long(3), nil) },
+		want:   []string{long(2), "Δ" + long(3)},
+	},
+	"a removal is told, and ends the base": {
+		before: func(f *fakeMaps) { f.set("a", long(1), nil) },
+		ask:    []string{deltaState + `}}`},
+		after:  func(f *fakeMaps) { f.set("a", "", nil); f.set("a", long(1), nil); f.set("a", long(2), nil) },
+		want:   []string{long(1), "-", long(1), "Δ" + long(2)},
+	},
+	"a change while the page is read is a delta to what the page has": {
+		before: func(f *fakeMaps) { f.set("a", long(1), nil); f.late = func() { f.set("a", long(2), nil) } },
+		ask:    []string{deltaState + `}}`},
+		after:  func(f *fakeMaps) { f.set("a", long(3), nil) },
+		want:   []string{long(1), "Δ" + long(2), "Δ" + long(3)},
+	},
+}
+
 func TestDeltasOfAMap(t *testing.T) {
-	const live = `{"id":2,"subscribe":{"channel":"m","type":1,"delta":"fossil"`
-	state, stream := live+`,"phase":2`, live+`,"phase":1`
-	for name, test := range map[string]struct {
-		before func(f *fakeMaps) // what has been set when the client comes
-		ask    []string
-		after  func(f *fakeMaps)
-		want   []string
-	}{
-		"what came with the state is a base": {
-			before: func(f *fakeMaps) { f.set("a", long(1), nil); f.set("b", long(2), nil) },
-			ask:    []string{state + `}}`},
-			after:  func(f *fakeMaps) { f.set("a", long(3), nil); f.set("b", long(4), nil); f.set("c", long(5), nil) },
-			want:   []string{long(1), long(2), "Δ" + long(3), "Δ" + long(4), long(5)},
-		},
-		"unless it may have expired before": {
-			before: func(f *fakeMaps) {
-				f.set("a", long(1), nil)
-				e := f.keys["a"]
-				e.Expires = time.Now().Add(-time.Second) // and nobody has removed it
-				f.keys["a"] = e
-			},
-			ask:   []string{state + `}}`},
-			after: func(f *fakeMaps) { f.set("a", long(2), nil); f.set("a", long(3), nil) },
-			want:  []string{long(1), long(2), "Δ" + long(3)}, // the fake tells expired keys, a router does not
-		},
-		"what came in an earlier page is none": {
-			before: func(f *fakeMaps) { f.set("a", long(1), nil); f.set("b", long(2), nil) },
-			ask:    []string{state + `,"limit":1}}`, state + `,"limit":1,"cursor":"a","offset":2,"epoch":"e"}}`},
-			after:  func(f *fakeMaps) { f.set("a", long(3), nil); f.set("b", long(4), nil); f.set("b", long(5), nil) },
-			want:   []string{long(1), long(2), long(3), long(4), "Δ" + long(5)},
-		},
-		"what was missed is whole, then deltas, live ones too": {
-			before: func(f *fakeMaps) {
-				f.set("a", long(1), nil)
-				f.set("a", long(2), nil)
-				f.set("a", long(3), nil)
-				f.set("b", long(4), nil)
-			},
-			ask:   []string{stream + `,"recover":true,"offset":1,"epoch":"e"}}`},
-			after: func(f *fakeMaps) { f.set("a", long(5), nil); f.set("b", long(6), nil) },
-			want:  []string{long(2), "Δ" + long(3), long(4), "Δ" + long(5), "Δ" + long(6)},
-		},
-		"a client that asks for no state has no bases": {
-			before: func(f *fakeMaps) { f.set("a", long(1), nil) },
-			ask:    []string{live + `}}`},
-			after:  func(f *fakeMaps) { f.set("a", long(2), nil); f.set("a", long(3), nil) },
-			want:   []string{long(2), "Δ" + long(3)},
-		},
-		"a removal is told, and ends the base": {
-			before: func(f *fakeMaps) { f.set("a", long(1), nil) },
-			ask:    []string{state + `}}`},
-			after:  func(f *fakeMaps) { f.set("a", "", nil); f.set("a", long(1), nil); f.set("a", long(2), nil) },
-			want:   []string{long(1), "-", long(1), "Δ" + long(2)},
-		},
-		"a change while the page is read is a delta to what the page has": {
-			before: func(f *fakeMaps) { f.set("a", long(1), nil); f.late = func() { f.set("a", long(2), nil) } },
-			ask:    []string{state + `}}`},
-			after:  func(f *fakeMaps) { f.set("a", long(3), nil) },
-			want:   []string{long(1), "Δ" + long(2), "Δ" + long(3)},
-		},
-	} {
+	for name, test := range mapDeltas {
 		for _, k := range []kind{jsonWS, protobufWS} {
 			t.Run(name+" "+k.String(), func(t *testing.T) {
 				f := newFakeMaps(router.MapOptions{Mode: router.MapPersistent})

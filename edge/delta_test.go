@@ -268,6 +268,36 @@ func TestADeltaIsMadeOnceForAll(t *testing.T) {
 	}
 }
 
+// deltaMember is a client of that test and what it is to see.
+type deltaMember struct {
+	*deltaClient
+	sess *session
+	tr   *fakeTransport
+	want []string
+}
+
+// judge compares what m saw with what it was to see, and returns how many deltas came.
+func (m *deltaMember) judge(t *testing.T, seed uint64) (deltas int) {
+	t.Helper()
+	for _, frame := range m.tr.take() {
+		m.take(t, frame)
+	}
+	for i, got := range m.seen {
+		data, isDelta := strings.CutPrefix(got, "Δ")
+		if isDelta {
+			deltas++
+		}
+		m.seen[i] = data
+		if b := []byte(m.want[i]); m.k == jsonWS && !jsonOnOneLine(b) {
+			m.want[i] = string(jsonPublication(&router.Publication{Data: b}).Data)
+		}
+	}
+	if !slices.Equal(m.seen, m.want) {
+		t.Fatalf("seed %d: saw %q, want %q", seed, m.seen, m.want)
+	}
+	return deltas
+}
+
 // Subscribers that join at any time, of both kinds, with deltas, with a filter and
 // without, and lose some of the batches to a floor: all see exactly what is published.
 func TestDeltasAreNeverWrong(t *testing.T) {
@@ -276,16 +306,10 @@ func TestDeltasAreNeverWrong(t *testing.T) {
 		f := newFakeRouter()
 		f.ns.DeltaTypes, f.ns.TagsFilter, f.ns.Payload = []string{router.DeltaFossil}, true, []router.Payload{router.PayloadJSON, router.PayloadAny}[seed%2]
 		s := newTestServer(t, f, nil)
-		type member struct {
-			*deltaClient
-			sess *session
-			tr   *fakeTransport
-			want []string
-		}
-		var members []*member
+		var members []*deltaMember
 		published := pubs(long(0))
 		join := func() {
-			m := &member{deltaClient: &deltaClient{k: kind(r.IntN(2))}}
+			m := &deltaMember{deltaClient: &deltaClient{k: kind(r.IntN(2))}}
 			m.sess, m.tr = newTestSession(s, m.k)
 			missed := published[r.IntN(len(published)):]
 			f.result = router.SubscribeResult{Recovered: true, Publications: missed}
@@ -326,22 +350,7 @@ func TestDeltasAreNeverWrong(t *testing.T) {
 		}
 		deltas := 0
 		for _, m := range members {
-			for _, frame := range m.tr.take() {
-				m.take(t, frame)
-			}
-			for i, got := range m.seen {
-				data, isDelta := strings.CutPrefix(got, "Δ")
-				if isDelta {
-					deltas++
-				}
-				m.seen[i] = data
-				if b := []byte(m.want[i]); m.k == jsonWS && !jsonOnOneLine(b) {
-					m.want[i] = string(jsonPublication(&router.Publication{Data: b}).Data)
-				}
-			}
-			if !slices.Equal(m.seen, m.want) {
-				t.Fatalf("seed %d: saw %q, want %q", seed, m.seen, m.want)
-			}
+			deltas += m.judge(t, seed)
 		}
 		if deltas < 100 {
 			t.Errorf("seed %d: %d deltas only", seed, deltas)
