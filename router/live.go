@@ -56,6 +56,7 @@ type liveChannel struct {
 	stateGen uint64
 	// stateSeen is the highest offset that an answer brought in this life.
 	stateSeen uint64
+	ahead     flowValues // of channels with deltas, see putState
 
 	out   []Push // accepted in this pass, delivered at its end
 	dirty bool   // queued in sh.dirty

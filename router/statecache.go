@@ -104,7 +104,6 @@ func (n *Node) sawState(channel string, e StateEntry, pos Position) {
 		if known && have.Offset >= e.Offset || !known && c.head.Number > pos.Offset {
 			return
 		}
-		c.stateSeen = max(c.stateSeen, e.Offset)
-		sh.states.put(id, e)
+		c.putState(id, have, known, e)
 	})
 }
