@@ -129,10 +129,13 @@ func (p *stream) work(key string, kq *keyQueue) {
 
 // groupSize returns how many of the appends that wait go together, at least one.
 func (p *stream) groupSize(waiting []*pending) int {
-	if !p.batches || waiting[0].plan != nil {
+	if !p.batches {
 		return 1
 	}
 	most := min(len(waiting), int(p.slots), maxBatch)
+	if waiting[0].plan != nil {
+		most = min(most, together(waiting, max(int(p.slots/2), 1)))
+	}
 	bytes := waiting[0].bytes
 	for n := 1; n < most; n++ {
 		if bytes += waiting[n].bytes; bytes > maxBatchBytes {
@@ -182,8 +185,14 @@ func inFlight(err error) bool {
 // refusedForGood reports whether the stream will never take the entry.
 func refusedForGood(err error) bool {
 	var refusal *jet.APIError
-	return errors.As(err, &refusal) && refusal.Code == 400 && !conflicted(err) && !inFlight(err) &&
-		!strings.Contains(refusal.Text, "batch")
+	return errors.As(err, &refusal) && refusal.Code == 400 && !conflicted(err) && !inFlight(err) && !brokenBatch(err)
+}
+
+// brokenBatch reports whether an atomic batch was refused because of what it is: it holds
+// an id that was stored before, or a part of it did not arrive, for instance.
+func brokenBatch(err error) bool {
+	var refusal *jet.APIError
+	return errors.As(err, &refusal) && refusal.Code == 400 && strings.Contains(refusal.Text, "batch")
 }
 
 // appendTimeout bounds the first attempt. It is far above a slow disk's latency;

@@ -100,14 +100,19 @@ func (p *keyPart) level(ctx context.Context, channel string, h head) (channelSta
 			p.known.Add(channel, next)
 			return next, nil
 		}
+		changes := p.changesOf(channel, &e, passed)
 		err = p.keys.retrying(ctx, func(ctx context.Context) (err error) {
-			next.image, err = p.materialise(ctx, channel, &e, false)
+			next.image, err = p.materialise(ctx, channel, &e, nil, changes)
 			return err
 		})
 		if err != nil {
 			return next, jet.Unavailable("state", err)
 		}
-		p.learn(channel, &next, &e)
+		if len(passed) >= e.Mark.Group && e.Mark.Group > 0 {
+			p.learn(channel, &next, passed[len(passed)-e.Mark.Group:])
+		} else {
+			p.learn(channel, &next, []router.Entry{e})
+		}
 	}
 	p.known.Add(channel, next)
 	return next, nil
@@ -129,13 +134,6 @@ func (p *keyPart) entryAt(ctx context.Context, h head, passed []router.Entry) (e
 		return e, errOverwritten // somebody was faster: the head is read again
 	}
 	return e, nil
-}
-
-// learn notes e, the newest entry of a channel, as what its key is now.
-func (p *keyPart) learn(channel string, st *channelState, e *router.Entry) {
-	image := *e
-	image.Seq = st.image
-	p.current.put(keyID{channel, image.Mark.Key}, st.gen, image)
 }
 
 // newest returns what is current of key in a channel that is level at st: an entry
@@ -171,7 +169,7 @@ func (c *change) prepare(ctx context.Context, h head) (router.Entry, error) {
 		return router.Entry{}, err
 	}
 	c.before = st
-	e, err := c.judge(&st, &cur)
+	e, err := c.judge(&st, &cur, false)
 	if err != nil {
 		// The compare-and-set proves what is stored, nothing proves a refusal: so it
 		// must not rest on what this edge remembers.
@@ -187,8 +185,9 @@ func (c *change) prepare(ctx context.Context, h head) (router.Entry, error) {
 	return e, err
 }
 
-// judge returns the entry that the change makes of cur.
-func (c *change) judge(st *channelState, cur *router.Entry) (router.Entry, error) {
+// judge returns the entry that the change makes of cur. together says that cur is not
+// stored yet: it will be together with this one.
+func (c *change) judge(st *channelState, cur *router.Entry, together bool) (router.Entry, error) {
 	d, err := c.update.Decide(cur.State())
 	if err != nil {
 		return router.Entry{}, err
@@ -198,6 +197,9 @@ func (c *change) judge(st *channelState, cur *router.Entry) (router.Entry, error
 		return router.Entry{}, errRefused
 	}
 	mark := c.mark(cur, d.Remove)
+	if together {
+		mark.Prev = cur.Mark.Prev // where cur will lie is not known: see layOut
+	}
 	if mark.Keys > c.p.ns.Map.MaxKeys && mark.Keys > st.keys {
 		return router.Entry{}, router.Errorf(router.CodeLimit, "the channel has %d keys, as many as it may", st.keys)
 	}
@@ -285,24 +287,28 @@ func (c *change) repeated(ctx context.Context, cur router.Entry) error {
 
 // stored implements plan.
 func (c *change) stored(ctx context.Context, e *router.Entry) error {
+	if e.Mark.Group > 0 {
+		return c.p.settleNow(ctx, c.channel)
+	}
 	st := channelState{
 		head: head{e.Number, e.Seq, e.Life},
 		keys: e.Mark.Keys, gen: c.before.gen,
 	}
+	alone := []router.Entry{*e}
 	var err error
 	if planted.Bug(planted.SkipOwnHead) && e.Number%4 == 0 {
 		c.p.current.drop(keyID{c.channel, e.Mark.Key})
 		c.p.known.Add(c.channel, st)
 		return nil
 	}
-	if st.image, err = c.p.materialise(ctx, c.channel, e, true); err != nil {
+	if st.image, err = c.p.materialise(ctx, c.channel, e, alone, nil); err != nil {
 		return err
 	}
 	// An attempt that was found by looking back follows what it was prepared for.
 	if c.before.head.number+1 != e.Number || e.Number > 1 && c.before.head.life != e.Life {
 		st.gen = c.p.current.generation()
 	}
-	c.p.learn(c.channel, &st, e)
+	c.p.learn(c.channel, &st, alone)
 	c.p.known.Add(c.channel, st)
 	c.p.saw(c.channel, e, 0)
 	return nil

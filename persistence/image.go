@@ -2,6 +2,7 @@ package persistence
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"strconv"
@@ -45,14 +46,17 @@ func parseFeedPlace(s string) (f feedPlace, err error) {
 	return f, nil
 }
 
-// materialise brings e, an entry of the feed, into the image, unless it or a later
-// one of the key is there, and returns its place. It may be called any number of
-// times, by any edge, in any order. fresh says that nobody else is likely to have
-// done it: then it is tried at once.
-func (p *keyPart) materialise(ctx context.Context, channel string, e *router.Entry, fresh bool) (uint64, error) {
-	expected := e.Mark.Prev[0]
+// materialise brings the changes that end with e, an entry of the feed, into the image,
+// unless it or a later one of the key is there, and returns its place. It may be called
+// any number of times, by any edge, in any order. fresh are the changes if nobody else
+// is likely to have done it: then it is tried at once. Otherwise changes returns them.
+func (p *keyPart) materialise(ctx context.Context, channel string, e *router.Entry, fresh []router.Entry, changes func(context.Context) ([]router.Entry, error)) (uint64, error) {
+	var expected uint64
+	if fresh != nil {
+		expected = anchor(fresh).Mark.Prev[0]
+	}
 	for attempt := 0; ; attempt++ {
-		if attempt > 0 || !fresh && !planted.Bug(planted.OldImageWins) {
+		if attempt > 0 || fresh == nil && !planted.Bug(planted.OldImageWins) {
 			seq, newest, err := p.imageOf(ctx, channel, e)
 			if err != nil {
 				return 0, err
@@ -62,11 +66,17 @@ func (p *keyPart) materialise(ctx context.Context, channel string, e *router.Ent
 			}
 			expected = seq
 		}
-		seq, err := p.putImage(ctx, channel, e, expected)
+		if fresh == nil {
+			var err error
+			if fresh, err = changes(ctx); err != nil {
+				return 0, err
+			}
+		}
+		seq, err := p.putImages(ctx, channel, fresh, expected)
 		if err == nil {
 			return seq, nil
 		}
-		if p.note(err); !temporary(err) && !conflicted(err) || !jet.Pause(ctx, attempt) {
+		if p.note(err); !temporary(err) && !conflicted(err) && !brokenBatch(err) || !jet.Pause(ctx, attempt) {
 			return 0, err
 		}
 	}
@@ -97,7 +107,7 @@ func (p *keyPart) image(ctx context.Context, channel, key string) (e router.Entr
 		return e, at, fmt.Errorf("decode image: key %q lies at the place of %q", markedKey(e), key)
 	}
 	at, err = parseFeedPlace(jet.Last(h, headerFeed))
-	return e, at, err
+	return placed(e, e.Seq), at, err
 }
 
 func markedKey(e router.Entry) string {
@@ -107,26 +117,41 @@ func markedKey(e router.Entry) string {
 	return e.Mark.Key
 }
 
-// putImage stores e in the image if the key's last place is expected.
-func (p *keyPart) putImage(ctx context.Context, channel string, e *router.Entry, expected uint64) (uint64, error) {
-	h := encodeHeader(e)
-	h[headerImageID] = h[headerID]
-	delete(h, headerID)
-	h[headerFeed] = []string{feedPlace{p.feed.incarnation, e.Seq}.String()}
-	if !planted.Bug(planted.OldImageWins) {
-		h[headerExpect] = []string{strconv.FormatUint(expected, 10)}
+// putImages stores changes in the image, all or none, if what lies last at the place of
+// the last one's key is expected, and returns the place of the last one.
+//
+// To compare one key is enough: changes that were stored together enter the image
+// together, and later ones only after them. So either none of their keys has moved, or
+// all have.
+func (p *keyPart) putImages(ctx context.Context, channel string, changes []router.Entry, expected uint64) (uint64, error) {
+	var msgs []*nats.Msg
+	compared := anchor(changes)
+	for i := range changes {
+		e := &changes[i]
+		if e.Mark.Superseded {
+			continue
+		}
+		h := encodeHeader(e)
+		h[headerImageID] = h[headerID]
+		delete(h, headerID)
+		h[headerFeed] = []string{feedPlace{p.feed.incarnation, e.Seq}.String()}
+		if e == compared && !planted.Bug(planted.OldImageWins) {
+			h[headerExpect] = []string{strconv.FormatUint(expected, 10)}
+		}
+		msgs = append(msgs, &nats.Msg{Subject: p.place(channel, e.Mark.Key), Header: h, Data: e.Data})
 	}
 	w := writer{p: p.keys}
 	try, cancel := context.WithTimeout(ctx, appendTimeout)
 	defer cancel()
-	ack, err := w.send(try, &nats.Msg{Subject: p.place(channel, e.Mark.Key), Header: h, Data: e.Data})
+	ack, err := w.sendAll(try, rand.Text(), msgs)
 	return ack.Seq, err
 }
 
 // settled says that the entry of a channel with seq is in the image at place.
 type settled struct{ seq, place uint64 }
 
-// settle makes sure that e, the newest entry of channel, is in the image.
+// settle makes sure that e, the newest entry of channel, and what was stored together
+// with it, is in the image.
 func (p *keyPart) settle(ctx context.Context, channel string, e *router.Entry) (place uint64, err error) {
 	if e.Number == 0 || e.Mark == nil {
 		return 0, nil
@@ -138,7 +163,7 @@ func (p *keyPart) settle(ctx context.Context, channel string, e *router.Entry) (
 		return s.place, nil
 	}
 	err = p.keys.retrying(ctx, func(ctx context.Context) error {
-		place, err = p.materialise(ctx, channel, e, false)
+		place, err = p.materialise(ctx, channel, e, nil, p.changesOf(channel, e, nil))
 		return err
 	})
 	if err != nil {

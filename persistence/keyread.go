@@ -10,20 +10,27 @@ import (
 )
 
 // Get reads the newest entry of the channel first and the key second: what is not in
-// the image yet can only be that entry.
+// the image yet can only be that entry, and what was stored together with it.
 func (ks *keyStore) Get(ctx context.Context, channel, key string) (router.StateEntry, router.Position, error) {
 	p := ks.of(channel)
-	e, h, err := p.read(ctx, channel, key)
+	e, h, err := p.read(ctx, channel, key, false)
 	return e.State(), p.position(&h), err
 }
 
-// read returns the newest entry of key and of its channel, from the leaders.
-func (p *keyPart) read(ctx context.Context, channel, key string) (e, h router.Entry, err error) {
+// read returns the newest entry of key and of its channel, from the leaders. versions
+// says that the places of the key's older versions are of interest.
+func (p *keyPart) read(ctx context.Context, channel, key string, versions bool) (e, h router.Entry, err error) {
 	if h, err = p.feedHead(ctx, channel); err != nil || h.Number == 0 {
 		return e, h, err
 	}
-	if h.Mark != nil && h.Mark.Key == key {
+	together := h.Mark != nil && h.Mark.Group > 0
+	if h.Mark != nil && h.Mark.Key == key && !(together && versions) {
 		return h, h, nil
+	}
+	if together { // the key may be among those that were stored with the newest entry
+		if _, err = p.settle(ctx, channel, &h); err != nil {
+			return e, h, err
+		}
 	}
 	err = p.keys.retrying(ctx, func(ctx context.Context) (err error) {
 		if e, _, err = p.image(ctx, channel, key); err == nil && p.keys.replicated && p.keys.silence() > p.keys.cfg.ContactBound {
@@ -63,7 +70,7 @@ func (p *keyPart) position(h *router.Entry) router.Position {
 
 func (ks *keyStore) Version(ctx context.Context, channel, key string, version uint64) (router.StateEntry, error) {
 	p := ks.of(channel)
-	e, _, err := p.read(ctx, channel, key)
+	e, _, err := p.read(ctx, channel, key, true)
 	if err != nil {
 		return router.StateEntry{}, err
 	}
@@ -140,7 +147,7 @@ func (p *keyPart) older(ctx context.Context, e *router.Entry, limit int) ([]rout
 
 func (ks *keyStore) History(ctx context.Context, channel, key string, limit int) ([]router.StateEntry, error) {
 	p := ks.of(channel)
-	e, _, err := p.read(ctx, channel, key)
+	e, _, err := p.read(ctx, channel, key, true)
 	if err != nil || e.Mark == nil {
 		return nil, err
 	}

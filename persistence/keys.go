@@ -73,6 +73,8 @@ func (s *Store) keysConfig(ns *router.Namespace, partition int) jetstream.Stream
 		Replicas:          s.cfg.Replicas,
 		Discard:           jetstream.DiscardOld,
 		AllowDirect:       true,
+		// Changes that were stored together in the feed enter the image together.
+		AllowAtomicPublish: true,
 		Metadata: map[string]string{
 			jet.MetaVersion:     strconv.Itoa(jet.ConfigVersion),
 			jet.MetaIncarnation: jet.NewID(),

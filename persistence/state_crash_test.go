@@ -90,7 +90,7 @@ var afterCrash = map[string]func(t *testing.T, e *edge){
 		e.set(t, "k", "later")
 		e.set(t, "j", "next") // so that k is read from the image
 		h, _ := e.part().feed.numbered(t, 4)
-		if _, err := e.part().materialise(t.Context(), "c", &h, true); err != nil {
+		if _, err := e.part().materialise(t.Context(), "c", &h, []router.Entry{h}, nil); err != nil {
 			t.Error(err)
 		}
 		if got := e.get(t, "k"); got.Version != 4 || string(got.Data) != `"later"` {
@@ -102,7 +102,7 @@ var afterCrash = map[string]func(t *testing.T, e *edge){
 		if err := e.ClearState(t.Context(), "m:c"); err != nil {
 			t.Error(err)
 		}
-		if _, err := e.part().materialise(t.Context(), "c", &h, true); err != nil {
+		if _, err := e.part().materialise(t.Context(), "c", &h, []router.Entry{h}, nil); err != nil {
 			t.Error(err)
 		}
 		e.set(t, "j", "new")

@@ -14,7 +14,7 @@ import (
 // change, and would starve.
 const (
 	tailTime    = 10 * time.Second // without a conflict
-	tailEntries = 64               // of a channel, the newest ones
+	tailEntries = 2 * maxGroup     // of a channel, the newest ones
 	maxTails    = 1024             // channels of a partition
 )
 

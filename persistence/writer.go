@@ -38,6 +38,15 @@ func (w *writer) store(group []*pending) {
 	for _, q := range group {
 		q.deadline = deadline
 	}
+	for len(group) > 1 && group[0].plan != nil {
+		n, answered := w.storeChanges(group)
+		for _, q := range group[:n] {
+			if !answered {
+				w.storeOne(q)
+			}
+		}
+		group = group[n:]
+	}
 	if len(group) > 1 && w.storeBatch(group) {
 		return
 	}
@@ -377,7 +386,9 @@ func (w *writer) storeBatch(group []*pending) bool {
 			entries[i] = next(prev, q)
 			prev = head{number: entries[i].Number, life: entries[i].Life}
 		}
-		ack, err := w.publishBatch(group[0], entries, h.seq)
+		ctx, cancel := w.p.attemptContext(group[0].deadline, len(group[0].tried))
+		ack, err := w.publishBatch(ctx, rand.Text(), entries, h.seq)
+		cancel()
 		if err == nil {
 			prev.seq = ack.Seq
 			w.p.heads.Add(w.key, prev)
@@ -420,27 +431,37 @@ const (
 // applied (nats-server jetstream_batching.go, batchExpectedPerSubject.clseq).
 // Without replicas only the first may carry it, because the server checks again
 // while it stores one entry after the other, with nobody else in between.
-func (w *writer) publishBatch(q *pending, entries []router.Entry, seq uint64) (pubAck, error) {
-	ctx, cancel := w.p.attemptContext(q.deadline, len(q.tried))
-	defer cancel()
-	id := rand.Text()
+func (w *writer) publishBatch(ctx context.Context, batch string, entries []router.Entry, seq uint64) (pubAck, error) {
+	msgs := make([]*nats.Msg, len(entries))
 	for i := range entries {
-		m := w.message(&entries[i], seq)
+		msgs[i] = w.message(&entries[i], seq)
 		if i > 0 && !w.p.replicated {
-			delete(m.Header, headerExpect)
-			delete(m.Header, headerExpectFor)
+			delete(msgs[i].Header, headerExpect)
+			delete(msgs[i].Header, headerExpectFor)
 		}
-		m.Header[headerBatchID] = []string{id}
+	}
+	return w.sendAll(ctx, batch, msgs)
+}
+
+// sendAll stores msgs, at least one, all or none, as neighbours in their order. The
+// acknowledgement is the last one's. Each names the batch, unless it is only one.
+func (w *writer) sendAll(ctx context.Context, batch string, msgs []*nats.Msg) (pubAck, error) {
+	last := len(msgs) - 1
+	if last == 0 {
+		return w.send(ctx, msgs[0])
+	}
+	for i, m := range msgs {
+		m.Header[headerBatchID] = []string{batch}
 		m.Header[headerBatchSeq] = []string{strconv.Itoa(i + 1)}
-		if i == len(entries)-1 {
-			m.Header[headerBatchCommit] = []string{"1"}
-			return w.send(ctx, m)
+		if i == last {
+			break
 		}
 		if err := w.p.req.Send(m); err != nil {
 			return pubAck{}, err
 		}
 	}
-	panic("persistence: empty batch")
+	msgs[last].Header[headerBatchCommit] = []string{"1"}
+	return w.send(ctx, msgs[last])
 }
 
 // final reports whether no repetition can help.

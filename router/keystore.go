@@ -18,8 +18,18 @@ type KeyMark struct {
 	// Keys is how many keys the channel has after the change.
 	Keys int
 	// Prev are the places of older versions in the key store, newest first. The
-	// first one is what lay there before, of whatever life, or 0 for nothing.
+	// first one is what lay there before, of whatever life, or 0 for nothing. For one
+	// of changes that were stored together it is what lay there before all of them.
 	Prev []uint64
+	// Group is the number of this one among changes that were stored together, from
+	// 1; 0 for one that was stored alone. They enter the key store together too.
+	Group int
+	// Back are older versions that were stored together with this one, newest first:
+	// so many places before its own. They are newer than those of Prev.
+	Back []uint64
+	// Superseded changes do not enter the key store: as many versions as it keeps
+	// were stored together with this one and are newer.
+	Superseded bool
 }
 
 // Older returns the places of the older versions of the key's life that are still

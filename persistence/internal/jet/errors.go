@@ -8,6 +8,7 @@ const (
 	CodeWrongLastSequence = 10071 // the sequence differs
 	CodeLastSequenceBusy  = 10164 // another append is in flight (R3), sometimes spurious
 	CodeDuplicateInFlight = 10158 // the same id is in flight (R3)
+	CodeBatchDuplicate    = 10201 // an atomic batch holds an id that was stored before
 )
 
 // APIError is a refusal by JetStream.

@@ -154,6 +154,9 @@ func Reconcile(have, want jetstream.StreamConfig) (next jetstream.StreamConfig, 
 	} else {
 		next.MaxAge = 0
 	}
+	if want.AllowAtomicPublish && !have.AllowAtomicPublish {
+		next.AllowAtomicPublish, change = true, true
+	}
 	for _, subject := range want.Subjects {
 		if !slices.Contains(next.Subjects, subject) {
 			next.Subjects, change = append(slices.Clone(next.Subjects), subject), true
