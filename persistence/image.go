@@ -128,7 +128,8 @@ func (p *keyPart) putImages(ctx context.Context, channel string, changes []route
 	compared := anchor(changes)
 	for i := range changes {
 		e := &changes[i]
-		if e.Mark.Superseded {
+		// The last one is superseded only if NATS has lost those behind it.
+		if e.Mark.Superseded && i < len(changes)-1 {
 			continue
 		}
 		h := encodeHeader(e)

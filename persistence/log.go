@@ -118,7 +118,7 @@ func (l *numberedLog) DecodeLive(m *nats.Msg) (router.Entry, error) {
 		}
 		p.sawSeq(e.Seq)
 		if key, ok := p.keyOf(jet.Last(m.Header, "Nats-Subject")); ok {
-			p.sawHead(key, head{e.Number, e.Seq, e.Life})
+			p.sawHead(key, newestWith(&e))
 			if l.keys != nil {
 				l.keys.of(key).saw(key, &e, watchGrace)
 			}

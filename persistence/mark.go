@@ -15,7 +15,7 @@ import (
 // in a URL's query.
 const headerMark = "Headrace-Key"
 
-const markFields = 10
+const markFields = 11
 
 func encodeMark(m *router.KeyMark) string {
 	b := make([]byte, 0, 96+len(m.Key)+4*len(m.Prev))
@@ -47,6 +47,7 @@ func encodeMark(m *router.KeyMark) string {
 	}
 	b = append(b, ' ')
 	number(uint64(m.Group))
+	number(uint64(m.More))
 	return string(append(b, url.QueryEscape(m.Key)...))
 }
 
@@ -67,7 +68,7 @@ func decodeMark(s string) (*router.KeyMark, error) {
 	m := &router.KeyMark{
 		Version: number(f[0]), Life: f[1], Removed: strings.HasPrefix(f[2], "r"), Superseded: strings.HasSuffix(f[2], "s"),
 		At: int64(number(f[3])), Expires: int64(number(f[4])), Keys: int(number(f[6])),
-		Group: int(number(f[8])),
+		Group: int(number(f[8])), More: int(number(f[9])),
 	}
 	var err error
 	m.ClientTime, err = strconv.ParseInt(f[5], 36, 64)
@@ -87,12 +88,12 @@ func decodeMark(s string) (*router.KeyMark, error) {
 		}
 		m.Prev = append(m.Prev, n)
 	}
-	m.Key, err = url.QueryUnescape(f[9])
+	m.Key, err = url.QueryUnescape(f[10])
 	errs = append(errs, err)
 	if err := errors.Join(errs...); err != nil {
 		return nil, fmt.Errorf("decode entry: key mark: %w", err)
 	}
-	if m.Version == 0 || m.Life == "" || m.Key == "" || m.Group > maxGroup || len(m.Back) >= max(m.Group, 1) {
+	if m.Version == 0 || m.Life == "" || m.Key == "" || m.Group > maxGroup || m.More > maxGroup || len(m.Back) >= max(m.Group, 1) {
 		return nil, errMark
 	}
 	for i, d := range m.Back {

@@ -127,6 +127,5 @@ func (p *keyPart) newestSeen(channel string) (head, bool) {
 	if len(t.entries) == 0 {
 		return head{}, false
 	}
-	e := &t.entries[len(t.entries)-1]
-	return head{e.Number, e.Seq, e.Life}, true
+	return newestWith(&t.entries[len(t.entries)-1]), true
 }

@@ -39,7 +39,7 @@ func layOut(entries []router.Entry, history int) {
 	left := make(map[string]int) // versions of a key that follow
 	for i := range slices.Backward(entries) {
 		m := entries[i].Mark
-		m.Group = i + 1
+		m.Group, m.More = i+1, len(entries)-i-1
 		m.Superseded = left[m.Key] >= history
 		left[m.Key]++
 	}
@@ -58,6 +58,17 @@ func layOut(entries []router.Entry, history int) {
 		places[m.Key] = append(places[m.Key], at)
 		at++
 	}
+}
+
+// newestWith returns the newest entry of a channel that e was the newest one of when its
+// copy was made: copies of what was stored together come one after the other.
+func newestWith(e *router.Entry) head {
+	h := head{e.Number, e.Seq, e.Life}
+	if e.Mark != nil {
+		h.number += uint64(e.Mark.More)
+		h.seq += uint64(e.Mark.More)
+	}
+	return h
 }
 
 // anchor returns the first of changes that enters the image and has the key of the last.
@@ -93,8 +104,8 @@ func placed(e router.Entry, at uint64) router.Entry {
 func (p *keyPart) learn(channel string, st *channelState, changes []router.Entry) {
 	at := st.image
 	seen := make(map[string]bool, len(changes))
-	for _, e := range slices.Backward(changes) {
-		if e.Mark.Superseded {
+	for i, e := range slices.Backward(changes) {
+		if e.Mark.Superseded && i < len(changes)-1 {
 			continue
 		}
 		if !seen[e.Mark.Key] {

@@ -22,8 +22,9 @@ type KeyMark struct {
 	// of changes that were stored together it is what lay there before all of them.
 	Prev []uint64
 	// Group is the number of this one among changes that were stored together, from
-	// 1; 0 for one that was stored alone. They enter the key store together too.
-	Group int
+	// 1; 0 for one that was stored alone. More is how many of them follow. They enter
+	// the key store together too.
+	Group, More int
 	// Back are older versions that were stored together with this one, newest first:
 	// so many places before its own. They are newer than those of Prev.
 	Back []uint64
