@@ -21,8 +21,9 @@ import (
 
 // deafServer makes connections that lose what the server says next, and break.
 type deafServer struct {
-	srv  *natstest.Server
-	deaf atomic.Bool
+	srv   *natstest.Server
+	deaf  atomic.Bool
+	after atomic.Int32 // so many reads are let through first
 }
 
 func (d *deafServer) InProcessConn() (net.Conn, error) {
@@ -37,7 +38,7 @@ type deafConn struct {
 
 func (c *deafConn) Read(b []byte) (int, error) {
 	n, err := c.Conn.Read(b)
-	if err == nil && c.d.deaf.CompareAndSwap(true, false) {
+	if err == nil && c.d.deaf.Load() && c.d.after.Add(-1) < 0 && c.d.deaf.CompareAndSwap(true, false) {
 		c.Close()
 		return 0, io.EOF
 	}

@@ -58,6 +58,9 @@ func (p *keyPart) materialise(ctx context.Context, channel string, e *router.Ent
 	for attempt := 0; ; attempt++ {
 		if attempt > 0 || fresh == nil && !planted.Bug(planted.OldImageWins) {
 			seq, newest, err := p.imageOf(ctx, channel, e)
+			if err != nil && temporary(err) && jet.Pause(ctx, attempt) {
+				continue
+			}
 			if err != nil {
 				return 0, err
 			}

@@ -44,33 +44,34 @@ func crashAfterAppend(t *testing.T, e *edge, key, data string, remove bool) rout
 	return <-stored
 }
 
-// afterCrash is what another edge does after key k was left at version 3.
-var afterCrash = map[string]func(t *testing.T, e *edge){
-	"a fresh read": func(t *testing.T, e *edge) {
+// afterCrash is what another edge does after key k was left at version 3, by the last
+// of changes.
+var afterCrash = map[string]func(t *testing.T, e *edge, changes []router.Entry){
+	"a fresh read": func(t *testing.T, e *edge, _ []router.Entry) {
 		if got := e.get(t, "k"); got.Version != 3 || string(got.Data) != `"lost?"` {
 			t.Errorf("got %+v", got)
 		}
 	},
-	"a page": func(t *testing.T, e *edge) {
+	"a page": func(t *testing.T, e *edge, _ []router.Entry) {
 		state, at := e.all(t, 10)
 		if s := state["k"]; s.Version != 3 || string(s.Data) != `"lost?"` || at.Offset != 4 || len(state) != 2 {
 			t.Errorf("state %+v at %v", state, at)
 		}
 	},
-	"the older versions": func(t *testing.T, e *edge) {
+	"the older versions": func(t *testing.T, e *edge, _ []router.Entry) {
 		history, err := e.KeyHistory(t.Context(), "m:c", "k", 0)
 		if err != nil || len(history) != 3 || history[2].Version != 1 {
 			t.Errorf("history %+v %v", history, err)
 		}
 	},
-	"a change of the key": func(t *testing.T, e *edge) {
+	"a change of the key": func(t *testing.T, e *edge, _ []router.Entry) {
 		res := e.set(t, "k", "next")
 		history, err := e.KeyHistory(t.Context(), "m:c", "k", 0)
 		if err != nil || res.Entry.Version != 4 || res.Position.Offset != 5 || len(history) != 3 || string(history[1].Data) != `"lost?"` {
 			t.Errorf("stored %+v, history %+v %v", res, history, err)
 		}
 	},
-	"a change of another key": func(t *testing.T, e *edge) {
+	"a change of another key": func(t *testing.T, e *edge, _ []router.Entry) {
 		if res := e.set(t, "j", "next"); res.Entry.Version != 2 || res.Position.Offset != 5 {
 			t.Errorf("stored %+v", res)
 		}
@@ -78,7 +79,7 @@ var afterCrash = map[string]func(t *testing.T, e *edge){
 			t.Errorf("got %+v", got)
 		}
 	},
-	"clear": func(t *testing.T, e *edge) {
+	"clear": func(t *testing.T, e *edge, _ []router.Entry) {
 		if err := e.ClearState(t.Context(), "m:c"); err != nil {
 			t.Error(err)
 		}
@@ -86,25 +87,19 @@ var afterCrash = map[string]func(t *testing.T, e *edge){
 			t.Errorf("stored %+v", res)
 		}
 	},
-	"the edge itself, late": func(t *testing.T, e *edge) {
+	"the edge itself, late": func(t *testing.T, e *edge, changes []router.Entry) {
 		e.set(t, "k", "later")
 		e.set(t, "j", "next") // so that k is read from the image
-		h, _ := e.part().feed.numbered(t, 4)
-		if _, err := e.part().materialise(t.Context(), "c", &h, []router.Entry{h}, nil); err != nil {
-			t.Error(err)
-		}
+		e.imageLate(t, changes)
 		if got := e.get(t, "k"); got.Version != 4 || string(got.Data) != `"later"` {
 			t.Errorf("got %+v", got)
 		}
 	},
-	"the edge itself, after a clear": func(t *testing.T, e *edge) {
-		h, _ := e.part().feed.numbered(t, 4)
+	"the edge itself, after a clear": func(t *testing.T, e *edge, changes []router.Entry) {
 		if err := e.ClearState(t.Context(), "m:c"); err != nil {
 			t.Error(err)
 		}
-		if _, err := e.part().materialise(t.Context(), "c", &h, []router.Entry{h}, nil); err != nil {
-			t.Error(err)
-		}
+		e.imageLate(t, changes)
 		e.set(t, "j", "new")
 		if got := e.get(t, "k"); got.Version != 0 {
 			t.Errorf("came back: %+v", got)
@@ -128,23 +123,23 @@ func TestCrashBetweenFeedAndImage(t *testing.T) {
 				e[0].set(t, "k", "1")
 				e[0].set(t, "k", "2")
 				e[0].set(t, "j", "1")
-				if crashed := crashAfterAppend(t, e[0], "k", "lost?", false); crashed.Number != 4 {
+				crashed := crashAfterAppend(t, e[0], "k", "lost?", false)
+				if crashed.Number != 4 {
 					t.Fatalf("crashed after %+v", crashed)
 				}
-				f(t, e[1])
+				f(t, e[1], []router.Entry{crashed})
 			})
 		}
 	})
 }
 
-// numbered reads the entry with number n of channel c.
-func (p *stream) numbered(t *testing.T, n uint64) (router.Entry, error) {
+// imageLate is what an edge does that comes to life again between the feed and the
+// image.
+func (e *edge) imageLate(t *testing.T, changes []router.Entry) {
 	t.Helper()
-	e, _, err := p.get(t.Context(), getRequest{Last: p.subject("c", n)})
-	if err != nil || e.Number != n {
-		t.Fatalf("entry %d: %+v %v", n, e, err)
+	if _, err := e.part().materialise(t.Context(), "c", &changes[len(changes)-1], changes, nil); err != nil {
+		t.Error(err)
 	}
-	return e, err
 }
 
 // 64 writers on three edges count up one key by compare-and-set: every success is a
