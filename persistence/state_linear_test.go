@@ -2,6 +2,7 @@ package persistence
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"sync"
@@ -172,18 +173,18 @@ func linearizable(t *testing.T, env *environment, disturb func(context.Context, 
 	h := &history{}
 	begun := time.Now()
 	var wg sync.WaitGroup
-	for i := range 9 {
+	for i := range 18 { // so that on each edge some wait and are stored together
 		wg.Go(func() { h.client(ctx, i, e[i%3], 3, begun) })
 	}
 	if disturb != nil {
 		disturb(ctx, e[0])
 	}
-	for h.len() < 400 && ctx.Err() == nil {
+	for h.len() < 800 && ctx.Err() == nil {
 		wait(ctx, 10*time.Millisecond)
 	}
 	cancel()
 	wg.Wait()
-	unknown, applied := 0, 0
+	unknown, applied, grouped := 0, 0, 0
 	for _, op := range h.ops {
 		if out := op.Output.(keyOutput); out.unknown {
 			unknown++
@@ -191,7 +192,21 @@ func linearizable(t *testing.T, env *environment, disturb func(context.Context, 
 			applied++
 		}
 	}
-	t.Logf("%d operations, %d applied, %d without answer", len(h.ops), applied, unknown)
+	p := e[0].part()
+	end, err := p.feedHead(t.Context(), "c")
+	run, err2 := p.feed.read(t.Context(), "c", 0, end)
+	if err := errors.Join(err, err2); err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range run {
+		if e.Mark.Group > 0 {
+			grouped++
+		}
+	}
+	t.Logf("%d operations, %d applied, %d without answer; of the last %d changes %d were stored with others", len(h.ops), applied, unknown, len(run), grouped)
+	if grouped == 0 && p.feed.batches {
+		t.Error("no changes were stored together")
+	}
 	if applied < 50 {
 		t.Error("too little happened")
 	}
