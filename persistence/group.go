@@ -194,6 +194,9 @@ func (g *group) store(v *verdict, h head, deadline time.Time) (*verdict, error) 
 	case err == nil:
 		v.stored(ack.Seq - uint64(len(v.entries)-1))
 		w.p.heads.Add(w.key, v.state.head)
+		if n := len(v.entries); n > 1 {
+			w.p.metrics.grouped.Add(float64(n))
+		}
 		return v, nil
 	case conflicted(err), jet.HadNoEffect(err):
 		w.note(err)

@@ -36,6 +36,7 @@ type metrics struct {
 	ingested      jet.Counters[ingestResult]
 	userLimit     jet.Counters[userLimitResult]
 	movedAtLeader prometheus.Counter
+	grouped       prometheus.Counter
 }
 
 func newMetrics(r prometheus.Registerer) *metrics {
@@ -52,13 +53,17 @@ func newMetrics(r prometheus.Registerer) *metrics {
 		userLimit: jet.NewCounters(r, "headrace_persistence_user_limit_total",
 			"Publications checked against the limit per user, by result.", "result",
 			userLimitAllowed, userLimitRefused, userLimitRepeated, userLimitLocal),
+		grouped: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "headrace_persistence_changes_grouped_total",
+			Help: "Changes of maps that were stored together with others.",
+		}),
 		movedAtLeader: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "headrace_persistence_moved_at_leader_total",
 			Help: "Tail checks answered by the leader key by key, because no replica was current.",
 		}),
 	}
 	if r != nil {
-		r.MustRegister(m.movedAtLeader)
+		r.MustRegister(m.movedAtLeader, m.grouped)
 	}
 	return m
 }

@@ -72,6 +72,11 @@ func (r *run) beginState(writers, others *sync.WaitGroup, stop, settled, finishe
 			writers.Go(func() { w.work(stop) })
 		}
 	}
+	// Some come all at once, so that edges store changes together.
+	for i := range 15 {
+		w := &stateWriter{r: r, board: b, name: fmt.Sprintf("b%d %s", i, coldMap), channel: coldMap, number: 100 + i, beat: r.pace(400 * time.Millisecond)}
+		writers.Go(func() { w.work(stop) })
+	}
 	for i := range 2 {
 		reader := &stateWriter{r: r, board: b, name: fmt.Sprintf("reader%d", i)}
 		writers.Go(func() { reader.readUntil(stop) })

@@ -17,6 +17,7 @@ type stateWriter struct {
 	name    string
 	channel string
 	number  int
+	beat    time.Duration // when set, it begins its changes with all others that have it
 	n       int
 	// known are versions that it was told of, of lives that may have ended.
 	known []check.VersionOf
@@ -25,10 +26,14 @@ type stateWriter struct {
 func (w *stateWriter) work(stop <-chan struct{}) {
 	for {
 		w.change()
+		pause := w.r.pace(50*time.Millisecond + rand.N(300*time.Millisecond))
+		if w.beat > 0 {
+			pause = w.beat - time.Duration(time.Now().UnixNano())%w.beat
+		}
 		select {
 		case <-stop:
 			return
-		case <-time.After(w.r.pace(50*time.Millisecond + rand.N(300*time.Millisecond))):
+		case <-time.After(pause):
 		}
 	}
 }
