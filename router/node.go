@@ -33,6 +33,7 @@ type Node struct {
 
 	started time.Time
 	running atomic.Bool
+	serving chan struct{} // closed when running becomes true for the first time
 
 	// Owned by Run.
 	ctx context.Context // ends with Run
@@ -69,6 +70,7 @@ func New(cfg Config) (*Node, error) {
 		namespaces: make(map[string]*Namespace, len(cfg.Namespaces)),
 		io:         make(chan struct{}, maxIO),
 		controls:   make(chan struct{}, maxControls),
+		serving:    make(chan struct{}),
 		started:    time.Now(),
 	}
 	for i := range cfg.Namespaces {
@@ -143,6 +145,7 @@ func (n *Node) Run(ctx context.Context) error {
 	nc.FlushWithContext(flushing) //nolint:errcheck // see above
 	flushed()
 	n.running.Store(true)
+	close(n.serving)
 
 	<-ctx.Done()
 	n.running.Store(false)
@@ -152,6 +155,9 @@ func (n *Node) Run(ctx context.Context) error {
 	n.wg.Wait()
 	return nil
 }
+
+// Serving is closed when Run has told NATS all that the node listens to.
+func (n *Node) Serving() <-chan struct{} { return n.serving }
 
 // Ready returns nil while the node can do its work, else the reason.
 func (n *Node) Ready() error {

@@ -73,10 +73,8 @@ func (a *app) serve(ctx context.Context, cfg config.Config) error {
 		{Name: "router", Run: n.router.Run},
 		{Name: "edge", Run: n.edge.Run},
 	}
-	fmt.Fprintf(a.stdout, "Headrace %s listens on %s\n", versionString(), clients.url())
 	if internal != nil {
 		internal.server.Handler = n.internalHandler(cfg)
-		fmt.Fprintf(a.stdout, "Metrics and the API are on %s\n", internal.url())
 		// Stopped after the clients' listener, so that a drain can be watched.
 		parts = append(parts, lifecycle.Part{Name: "internal http", Run: func(ctx context.Context) error {
 			return internal.run(ctx, stopTimeout(cfg), func(context.Context) error { return nil })
@@ -84,6 +82,15 @@ func (a *app) serve(ctx context.Context, cfg config.Config) error {
 	}
 	clients.server.Handler = n.clientHandler(cfg)
 	parts = append(parts, lifecycle.Part{Name: "http", Run: func(ctx context.Context) error {
+		// Who reads that it listens may use what it offers on NATS at once.
+		select {
+		case <-n.router.Serving():
+			fmt.Fprintf(a.stdout, "Headrace %s listens on %s\n", versionString(), clients.url())
+			if internal != nil {
+				fmt.Fprintf(a.stdout, "Metrics and the API are on %s\n", internal.url())
+			}
+		case <-ctx.Done():
+		}
 		return clients.run(ctx, stopTimeout(cfg), n.edge.Shutdown)
 	}})
 	// Last, and so stopped first: their jobs are done or back before the queues are

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"time"
 
+	"github.com/headrace/headrace/persistence/internal/jet"
 	"github.com/headrace/headrace/router"
 )
 
@@ -86,6 +87,27 @@ func (s *Store) Resume(ctx context.Context, name string) error {
 	return s.pauseUntil(ctx, name, time.Time{})
 }
 
+// awaitPaused waits until the leaders of all consumers obey: on several replicas a
+// pause is answered before they have heard of it.
+func (q *queue) awaitPaused(ctx context.Context, paused bool) error {
+	for i := range q.puller.sources {
+		src := &q.puller.sources[i] // what is read of it here is fixed
+		for attempt := 0; ; attempt++ {
+			var info consumerInfo
+			if err := q.s.api(ctx, "CONSUMER.INFO."+src.stream+"."+string(src.priority), struct{}{}, &info); err != nil {
+				return err
+			}
+			if info.Paused == paused {
+				break
+			}
+			if !jet.Pause(ctx, attempt) {
+				return router.Unavailable("the queue", ctx.Err())
+			}
+		}
+	}
+	return nil
+}
+
 func (s *Store) pauseUntil(ctx context.Context, name string, until time.Time) error {
 	q, err := s.queue(name)
 	if err != nil {
@@ -99,6 +121,9 @@ func (s *Store) pauseUntil(ctx context.Context, name string, until time.Time) er
 		if err := s.api(ctx, "CONSUMER.PAUSE."+src.stream+"."+string(src.priority), map[string]any{"pause_until": until}, &info); err != nil {
 			return err
 		}
+	}
+	if err := q.awaitPaused(ctx, until.After(time.Now())); err != nil {
+		return err
 	}
 	q.puller.again.Store(true)
 	q.puller.notify()
