@@ -127,6 +127,7 @@ func writeThrough(t *testing.T, stores []*Store) (stop func() map[string]map[uin
 			})
 		}
 	}
+	t.Cleanup(cancel) // of a test that failed: or they go on, without pause once their store is closed
 	return func() map[string]map[uint64]string {
 		cancel()
 		wg.Wait()

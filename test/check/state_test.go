@@ -124,6 +124,13 @@ var brokenStates = map[string]struct {
 		s.tell(MapChange, 1, at(1, version(1, "x")))
 		s.tell(MapChange, 2, at(2, version(3, "y")))
 	}, RuleStateVersion},
+	"a page lacks what is removed later": {func(s *story) {
+		s.set(1, "x")
+		s.tell(MapBegin, 0)
+		s.tell(MapPage, 1)
+		s.tell(MapLive, 1)
+		s.remove(2)
+	}, RuleStateMap},
 	"an acknowledged change is not stored": {func(s *story) { s.set(1, "x"); s.set(2, "y"); s.final(version(1, "x")) }, RuleStateLost},
 	"it is stored with another value":      {func(s *story) { s.set(1, "x"); s.final(version(1, "y")) }, RuleStateLost},
 	"a new life without a clear":           {func(s *story) { s.set(1, "x"); s.final(born(1, "y")) }, RuleStateLost},
@@ -263,6 +270,14 @@ var oddStates = map[string]func(s *story){
 		s.tell(MapBegin, 0)
 		s.tell(MapPage, 2)
 		s.tell(MapLive, 2)
+	},
+	"removed when a subscriber walks, whose node is behind": func(s *story) {
+		s.set(1, "x")
+		s.remove(2)
+		s.tell(MapBegin, 0)
+		s.tell(MapPage, 1)
+		s.tell(MapLive, 1)
+		s.tell(MapChange, 2, at(2, version(2, "")))
 	},
 	"a leader that is cut off answers": func(s *story) {
 		s.events = append(s.events, Event{Kind: Impaired, At: NATS})

@@ -1,6 +1,9 @@
 package check
 
-import "slices"
+import (
+	"slices"
+	"time"
+)
 
 // mapFollower is what one subscriber of a map knows.
 type mapFollower struct {
@@ -158,22 +161,36 @@ func (w *mapFollower) compare(e *Event) {
 		switch {
 		case !ok || have.Offset >= want.Offset:
 		case want.Removed && (have.Offset == 0 || have.Removed):
-		case (have.Offset == 0 || have.Removed) && (w.removed(want) || w.expired(want, e)):
+		case (have.Offset == 0 || have.Removed) && (w.removed(want, e) || w.expired(want, e)):
 		default:
 			w.bad(e, key, "%s %s: at %d it has %v of %s, and missed %v", w.who, e.Channel, w.offset, have, key, want.Version)
 		}
 	}
 }
 
-// removed reports whether anybody was told, not by the feed, that v was removed up to
-// the subscriber's offset: nobody may have been answered for it, nor been live.
-func (w *mapFollower) removed(v told) bool {
-	for _, t := range w.f.key(v.Key).values {
-		if t.Removed && t.Offset > v.Offset && t.Offset <= w.offset && t.Version.Version > v.Version.Version {
+// removed reports whether v was removed when a page without it may have been read.
+func (w *mapFollower) removed(v told, e *Event) bool {
+	k := w.f.key(v.Key)
+	for _, t := range k.values {
+		if !t.Removed || t.Offset <= v.Offset || t.Version.Version <= v.Version.Version {
+			continue
+		}
+		// Up to the subscriber's offset that is certain, though perhaps nobody was
+		// answered for it, nor live. A page may be ahead of the offset.
+		if t.Offset <= w.offset || slices.ContainsFunc(k.ops, func(op *Event) bool { return op.mayHaveRemoved(t, e.T) }) {
 			return true
 		}
 	}
 	return false
+}
+
+// mayHaveRemoved reports whether e is a request that may have made the removal t before at.
+func (e *Event) mayHaveRemoved(t told, at time.Duration) bool {
+	s := e.State
+	if s.Op != OpDelete || e.Began > at {
+		return false
+	}
+	return s.Outcome == Open || s.Outcome == Applied && len(s.Entries) > 0 && s.Entries[0].Offset == t.Offset
 }
 
 // expired reports whether v may have expired when a page without it was read.
