@@ -362,7 +362,7 @@ func TestGroupMeetsTheLimitOfKeys(t *testing.T) {
 func groupCrash(t *testing.T, e *edge, keys ...string) []router.Entry {
 	t.Helper()
 	p := e.part()
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), natstest.Patience(10*time.Second))
 	defer cancel()
 	h, err := p.feedHead(ctx, "c")
 	if err != nil {

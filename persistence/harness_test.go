@@ -27,7 +27,7 @@ func namespaces(memory bool) []router.Namespace {
 // start opens a store on nc and runs it until the test ends.
 func start(t testing.TB, nc *nats.Conn, cfg Config) *Store {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), natstest.Patience(30*time.Second))
 	defer cancel()
 	s, err := Open(ctx, nc, cfg)
 	if err != nil {

@@ -17,7 +17,7 @@ import (
 func crashAfterAppend(t *testing.T, e *edge, key, data string, remove bool) router.Entry {
 	t.Helper()
 	p := e.part()
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), natstest.Patience(10*time.Second))
 	defer cancel()
 	h, err := p.feedHead(ctx, "c")
 	if err != nil {
@@ -295,7 +295,7 @@ func (r *replica) apply(pubs []*router.Publication) error {
 }
 
 func (r *replica) catchUp(offset uint64) error {
-	late := time.After(30 * time.Second)
+	late := time.After(natstest.Patience(30 * time.Second))
 	for r.at < offset {
 		select {
 		case ev := <-r.f.events:

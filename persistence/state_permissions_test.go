@@ -22,7 +22,7 @@ func TestStatePermissions(t *testing.T) {
 		return srv.Conn(append(ConnectOptions(), r.Option(), nats.CustomInboxPrefix(natsperm.InboxPrefix("hr")))...)
 	}
 	maker, user := natstest.NewRecorder(), natstest.NewRecorder()
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), natstest.Patience(30*time.Second))
 	defer cancel()
 	if err := Provision(ctx, conn(maker), cfg, nil); err != nil {
 		t.Fatal(err)

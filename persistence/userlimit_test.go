@@ -18,7 +18,7 @@ import (
 
 func openUserLimit(tb testing.TB, s *Store, cfg UserLimitConfig) *UserLimit {
 	tb.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), natstest.Patience(30*time.Second))
 	defer cancel()
 	u, err := s.UserLimit(ctx, cfg)
 	if err != nil {

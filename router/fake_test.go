@@ -280,7 +280,7 @@ func (f *fixture) await(c *client) SubscribeResult {
 		return r
 	case err := <-c.failed:
 		f.t.Fatalf("subscribe: %v", err)
-	case <-time.After(20 * time.Second):
+	case <-time.After(natstest.Patience(20 * time.Second)):
 		f.t.Fatal("no answer to subscribe")
 	}
 	panic("unreachable")
@@ -294,7 +294,7 @@ func (f *fixture) expect(c *client, want ...string) {
 			if got != w {
 				f.t.Fatalf("got %q, want %q", got, w)
 			}
-		case <-time.After(60 * time.Second):
+		case <-time.After(natstest.Patience(60 * time.Second)):
 			f.t.Fatalf("nothing, want %q", w)
 		}
 	}

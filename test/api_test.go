@@ -16,6 +16,7 @@ import (
 	"github.com/nats-io/nats.go/micro"
 
 	"github.com/headrace/headrace/edge/token"
+	"github.com/headrace/headrace/internal/natstest"
 	"github.com/headrace/headrace/test/rawclient"
 )
 
@@ -104,8 +105,8 @@ func (s *session) next(t *testing.T) string {
 		return string(b)
 	case <-s.Done():
 		return fmt.Sprintf("closed %d", s.CloseCode())
-	case <-time.After(15 * time.Second):
-		t.Fatal("nothing came within 15s")
+	case <-time.After(natstest.Patience(15 * time.Second)):
+		t.Fatal("nothing came")
 		return ""
 	}
 }

@@ -12,6 +12,7 @@ import (
 
 	"github.com/gorilla/websocket"
 
+	"github.com/headrace/headrace/internal/natstest"
 	"github.com/headrace/headrace/router"
 	"github.com/headrace/headrace/test/check"
 	"github.com/headrace/headrace/test/follow"
@@ -26,7 +27,7 @@ func (h *harness) restart(i int) {
 	h.mu.Lock()
 	h.edges[i] = fresh
 	h.mu.Unlock()
-	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), natstest.Patience(30*time.Second))
 	defer cancel()
 	if err := old.srv.Shutdown(ctx); err != nil {
 		h.t.Errorf("%s: shutdown: %v", old.id, err)
@@ -134,7 +135,7 @@ func (c *chat) compareWithHistory(t *testing.T) (targets map[string]uint64, stor
 	targets = make(map[string]uint64)
 	for room := range chatRooms {
 		channel := fmt.Sprintf("h:room%d", room)
-		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+		ctx, cancel := context.WithTimeout(context.Background(), natstest.Patience(10*time.Second))
 		res, err := c.h.any().node.History(ctx, channel, router.HistoryRequest{Limit: -1})
 		cancel()
 		if err != nil {

@@ -241,7 +241,7 @@ func expectDelivery(t *testing.T, got deliveries, want string) {
 		if data != want {
 			t.Fatalf("delivered %s, want %s", data, want)
 		}
-	case <-time.After(20 * time.Second):
+	case <-time.After(natstest.Patience(20 * time.Second)):
 		t.Fatalf("%s was not delivered", want)
 	}
 }

@@ -86,7 +86,7 @@ func (c *qclient) command(name string, body any) (*rawclient.Reply, error) {
 	if err != nil {
 		return nil, err
 	}
-	for deadline := time.After(20 * time.Second); ; {
+	for deadline := time.After(natstest.Patience(20 * time.Second)); ; {
 		select {
 		case r := <-c.replies:
 			if r.ID != id {
@@ -99,7 +99,7 @@ func (c *qclient) command(name string, body any) (*rawclient.Reply, error) {
 		case <-c.Done():
 			return nil, errors.New("connection lost")
 		case <-deadline:
-			c.t.Fatalf("no reply to %s within 20s", name)
+			c.t.Fatalf("no reply to %s", name)
 		}
 	}
 }

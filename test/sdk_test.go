@@ -16,6 +16,7 @@ import (
 
 	"github.com/headrace/headrace/edge"
 	"github.com/headrace/headrace/edge/token"
+	"github.com/headrace/headrace/internal/natstest"
 )
 
 // serverSideJS is the channel that the JavaScript clients' token subscribes to.
@@ -127,8 +128,8 @@ func within[T any](t *testing.T, c <-chan T, what string) T {
 	select {
 	case v := <-c:
 		return v
-	case <-time.After(20 * time.Second):
-		t.Fatalf("no %s within 20s", what)
+	case <-time.After(natstest.Patience(20 * time.Second)):
+		t.Fatalf("no %s", what)
 		panic("unreachable")
 	}
 }

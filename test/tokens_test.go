@@ -140,7 +140,7 @@ func TestA1SDKKeepsItsConnection(t *testing.T) {
 		if data != `"still here"` {
 			t.Errorf("got %s", data)
 		}
-	case <-time.After(10 * time.Second):
+	case <-time.After(natstest.Patience(10 * time.Second)):
 		t.Error("nothing arrives any more")
 	}
 	var all []string

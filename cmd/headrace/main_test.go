@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/headrace/headrace/internal/config"
+	"github.com/headrace/headrace/internal/natstest"
 )
 
 // execute runs the program and returns its exit code and outputs.
@@ -151,7 +152,7 @@ func (o *output) String() string {
 // find waits until the output matches and returns the first group.
 func (o *output) find(t *testing.T, re string) string {
 	t.Helper()
-	deadline := time.After(30 * time.Second)
+	deadline := time.After(natstest.Patience(30 * time.Second))
 	for {
 		if m := regexp.MustCompile(re).FindStringSubmatch(o.String()); m != nil {
 			return m[1]

@@ -203,14 +203,24 @@ func (c *Cluster) StreamLeader(stream string) int {
 	return leader
 }
 
-// Eventually returns once cond is true, and fails the test after bound.
+// Eventually returns once cond is true, and fails the test after Patience(bound).
 func Eventually(tb testing.TB, bound time.Duration, what string, cond func() bool) {
 	tb.Helper()
 	tick := time.NewTicker(10 * time.Millisecond)
 	defer tick.Stop()
+	bound = Patience(bound)
 	for start := time.Now(); !cond(); <-tick.C {
 		if time.Since(start) > bound {
 			tb.Fatalf("no %s within %v", what, bound)
 		}
 	}
+}
+
+// Patience is how long a test waits for what takes at most bound on an idle machine:
+// bound in virtual time, where that is exact, else ten times as long.
+func Patience(bound time.Duration) time.Duration {
+	if time.Now().Year() == 2000 { // where the clock of a testing/synctest bubble starts
+		return bound
+	}
+	return 10 * bound
 }

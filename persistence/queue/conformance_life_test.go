@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/headrace/headrace/internal/natstest"
 	"github.com/headrace/headrace/router"
 )
 
@@ -201,7 +202,7 @@ func draining(t *testing.T, env *environment) {
 	for range 4 {
 		got = append(got, h.next())
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), natstest.Patience(10*time.Second))
 	defer cancel()
 	stores[0].Drain(ctx, 500*time.Millisecond)
 	if _, err := stores[0].Pull("q", nil); router.CodeOf(err) != router.CodeUnavailable {

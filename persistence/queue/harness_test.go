@@ -81,7 +81,7 @@ func start(t testing.TB, nc *nats.Conn, cfg Config) *Store {
 // startStop is start for a store that may be stopped before.
 func startStop(t testing.TB, nc *nats.Conn, cfg Config) (*Store, func()) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 40*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), natstest.Patience(40*time.Second))
 	defer cancel()
 	s, err := Open(ctx, nc, cfg)
 	if err != nil {
@@ -140,8 +140,8 @@ func (h *hands) next() *router.Job {
 	select {
 	case j := <-h.c:
 		return j
-	case <-time.After(20 * time.Second):
-		h.t.Fatal("no job within 20s")
+	case <-time.After(natstest.Patience(20 * time.Second)):
+		h.t.Fatal("no job")
 		return nil
 	}
 }
