@@ -22,10 +22,10 @@ func TestChaos(t *testing.T) {
 	if out, err := exec.Command("go", "build", "-o", command, ".").CombinedOutput(); err != nil {
 		t.Fatalf("build: %v\n%s", err, out)
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 4*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute)
 	defer cancel()
 	var out bytes.Buffer
-	cmd := exec.CommandContext(ctx, command, "-seed", "3", "-duration", "20s", "-dir", filepath.Join(dir, "runs"))
+	cmd := exec.CommandContext(ctx, command, "-seed", "3", "-duration", "20s", "-patience", "5", "-dir", filepath.Join(dir, "runs"))
 	cmd.Stdout, cmd.Stderr = &out, &out
 	if err := cmd.Run(); err != nil {
 		t.Fatalf("%v\n%s", err, out.String())
@@ -54,6 +54,9 @@ func TestASeedIsAPlan(t *testing.T) {
 }
 
 func TestRulesFitTheConfiguration(t *testing.T) {
+	if late := rulesFor(0, 1).Queues[timedQueue].Late; late != time.Second || rulesFor(1, 3).Queues[timedQueue].Late != 3*late {
+		t.Errorf("timed jobs may be %v late", late)
+	}
 	for _, ch := range channels() {
 		if ns, _, _ := bytes.Cut([]byte(ch.name), []byte(":")); rules.History[string(ns)] == 0 && ch.name != presenceChannel {
 			t.Errorf("%s: its namespace has no rule", ch.name)

@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"maps"
 	"time"
 
 	"github.com/headrace/headrace/test/check"
@@ -44,11 +45,17 @@ var rules = check.Rules{
 }
 
 // rulesFor returns the rules of a run with that many jobs: with a given number
-// they wait for each other.
-func rulesFor(jobs int) check.Rules {
+// they wait for each other. Jobs may be patience times as late.
+func rulesFor(jobs, patience int) check.Rules {
 	all := rules
-	if jobs > 0 {
-		all.Queues = map[string]check.QueueRules{workQueue: queueRules(0), timedQueue: queueRules(time.Second), hookQueue: queueRules(0)}
+	all.Queues = maps.Clone(rules.Queues)
+	for name, q := range all.Queues {
+		q.Late *= time.Duration(patience)
+		q.Again *= time.Duration(patience)
+		if jobs > 0 && name != timedQueue {
+			q.Late = 0
+		}
+		all.Queues[name] = q
 	}
 	return all
 }

@@ -44,6 +44,7 @@ type options struct {
 	trace    int
 	load     string
 	jobs     int
+	patience int
 	replicas int
 }
 
@@ -68,6 +69,7 @@ func main() {
 	flag.IntVar(&o.trace, "trace", 1, "violations to trace")
 	flag.StringVar(&o.load, "load", "log,jobs,state", "what there is to break: log (publications), jobs (queues), state (maps), comma separated")
 	flag.IntVar(&o.jobs, "jobs", 0, "push this many jobs, as fast as the duration asks for; by default a few for as long as it takes")
+	flag.IntVar(&o.patience, "patience", 1, "how many times as late as promised jobs may come: for a machine that is busy with other things")
 	flag.IntVar(&o.replicas, "replicas", 3, "of the streams; with 1 only maps are judged fairly: -load state")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
@@ -85,7 +87,7 @@ func chaos(ctx context.Context, o options) error {
 	}
 	switch {
 	case o.verify != "":
-		return judgeFile(o.verify, o.trace, o.jobs)
+		return judgeFile(o)
 	case o.plan:
 		for seed := o.seed; seed < o.seed+uint64(o.seeds); seed++ {
 			fmt.Printf("seed %d\n%s", seed, planFor(seed, o.duration, from))
@@ -170,22 +172,22 @@ func parseOnly(text string) (map[int]bool, error) {
 }
 
 // judgeFile judges a record that was kept.
-func judgeFile(name string, traces, jobs int) error {
-	f, err := os.Open(name)
+func judgeFile(o options) error {
+	f, err := os.Open(o.verify)
 	if err != nil {
 		return err
 	}
 	defer f.Close()
 	events, err := check.Read(f)
 	if err != nil {
-		return fmt.Errorf("%s: %w", name, err)
+		return fmt.Errorf("%s: %w", o.verify, err)
 	}
-	report := check.Verify(events, rulesFor(jobs))
+	report := check.Verify(events, rulesFor(o.jobs, o.patience))
 	fmt.Println(summary(report))
 	for _, bad := range report.Explained {
 		fmt.Println("   explained by a write error of JetStream:", bad)
 	}
-	printViolations(events, report, traces)
+	printViolations(events, report, o.trace)
 	if n := len(report.Violations); n > 0 {
 		return fmt.Errorf("%d violations", n)
 	}

@@ -49,6 +49,7 @@ type run struct {
 	stateDone atomic.Int64 // operations on keys that were answered
 	stateOpen atomic.Int64
 	replicas  int
+	rules     check.Rules
 }
 
 func newRun(o options, seed uint64, edge string, only map[int]bool, from []weight) *run {
@@ -57,6 +58,7 @@ func newRun(o options, seed uint64, edge string, only map[int]bool, from []weigh
 		seed: seed, name: name, duration: o.duration, dir: filepath.Join(o.dir, name), edge: edge, only: only,
 		plan: planFor(seed, o.duration, from), log: strings.Contains(o.load, "log"), jobs: strings.Contains(o.load, "jobs"), count: o.jobs,
 		state: strings.Contains(o.load, "state"), replicas: o.replicas,
+		rules: rulesFor(o.jobs, o.patience),
 	}
 }
 
@@ -118,7 +120,7 @@ func (r *run) do(ctx context.Context) (check.Report, error) {
 	if err != nil {
 		return check.Report{}, fmt.Errorf("write the record: %w", err)
 	}
-	return check.Verify(events, rulesFor(r.count)), nil
+	return check.Verify(events, r.rules), nil
 }
 
 func (r *run) recordFile() string { return filepath.Join(r.dir, "history.jsonl") }
