@@ -151,6 +151,7 @@ func Bubble(t *testing.T, f func(t *testing.T)) {
 	t.Helper()
 	emptyPools()
 	defer emptyPools()
+	defer oneThread()()
 	synctest.Test(t, f)
 }
 
