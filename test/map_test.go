@@ -278,8 +278,11 @@ func TestS2TagsFilter(t *testing.T) {
 	for i := range back.Publications {
 		show(&back.Publications[i])
 	}
+	for len(got) < 2 { // its node may hear of the last changes after the subscription
+		show(within(t, pushed, "push"))
+	}
 	expect("recovery", "6btrue", "7cfalse")
-	if back.Offset != 8 || !back.Recovered {
+	if back.Offset < 5 || back.Offset > 8 || !back.Recovered {
 		t.Errorf("offset %d, recovered %v", back.Offset, back.Recovered)
 	}
 }
