@@ -144,12 +144,15 @@ func TestS3ReadsNeverGoBackwards(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
+		ctx, cancel := context.WithTimeout(t.Context(), natstest.Patience(20*time.Second))
 		defer cancel()
 		errs := make(chan error, 3)
 		go func() { errs <- write(ctx, e[1], "k") }()
 		go func() { errs <- readOwnWrites(ctx, e[0]) }()
-		go func() { errs <- readForward(ctx, e, f) }()
+		go func() {
+			errs <- readForward(ctx, e, f)
+			cancel()
+		}()
 		for range 3 {
 			if err := <-errs; err != nil {
 				t.Error(err)
@@ -188,8 +191,8 @@ func readOwnWrites(ctx context.Context, e *edge) error {
 	return nil
 }
 
-// readForward reads what another edge writes: cached, fresh, delivered, and seen on
-// the other edge.
+// readForward reads for two seconds or longer what another edge writes: cached, fresh,
+// delivered, and seen on the other edge.
 func readForward(ctx context.Context, e []*edge, f *follower) error {
 	var seen router.Expect
 	check := func(how string, version uint64, life string) error {
@@ -199,7 +202,8 @@ func readForward(ctx context.Context, e []*edge, f *follower) error {
 		seen = router.Expect{Version: version, Life: life}
 		return nil
 	}
-	for i := 0; ctx.Err() == nil; i++ {
+	start := time.Now()
+	for i := 0; ctx.Err() == nil && (time.Since(start) < 2*time.Second || seen.Version < 10); i++ {
 		opt := router.GetOptions{Fresh: i%7 == 0}
 		how, node := fmt.Sprintf("fresh %v", opt.Fresh), e[0]
 		if i%5 == 0 { // a visit to the other edge
