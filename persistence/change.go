@@ -101,17 +101,18 @@ func (p *keyPart) level(ctx context.Context, channel string, h head) (channelSta
 			return next, nil
 		}
 		changes := p.changesOf(channel, &e, passed)
+		var have imaged
 		err = p.keys.retrying(ctx, func(ctx context.Context) (err error) {
-			next.image, err = p.materialise(ctx, channel, &e, nil, changes)
+			have, err = p.materialise(ctx, channel, &e, nil, changes)
 			return err
 		})
 		if err != nil {
 			return next, jet.Unavailable("state", err)
 		}
 		if len(passed) >= e.Mark.Group && e.Mark.Group > 0 {
-			p.learn(channel, &next, passed[len(passed)-e.Mark.Group:])
+			p.learn(channel, &next, have, passed[len(passed)-e.Mark.Group:])
 		} else {
-			p.learn(channel, &next, []router.Entry{e})
+			p.learn(channel, &next, have, []router.Entry{e})
 		}
 	}
 	p.known.Add(channel, next)
@@ -295,20 +296,20 @@ func (c *change) stored(ctx context.Context, e *router.Entry) error {
 		keys: e.Mark.Keys, gen: c.before.gen,
 	}
 	alone := []router.Entry{*e}
-	var err error
 	if planted.Bug(planted.SkipOwnHead) && e.Number%4 == 0 {
 		c.p.current.drop(keyID{c.channel, e.Mark.Key})
 		c.p.known.Add(c.channel, st)
 		return nil
 	}
-	if st.image, err = c.p.materialise(ctx, c.channel, e, alone, nil); err != nil {
+	have, err := c.p.materialise(ctx, c.channel, e, alone, nil)
+	if err != nil {
 		return err
 	}
 	// An attempt that was found by looking back follows what it was prepared for.
 	if c.before.head.number+1 != e.Number || e.Number > 1 && c.before.head.life != e.Life {
 		st.gen = c.p.current.generation()
 	}
-	c.p.learn(c.channel, &st, alone)
+	c.p.learn(c.channel, &st, have, alone)
 	c.p.known.Add(c.channel, st)
 	c.p.saw(c.channel, e, 0)
 	return nil

@@ -251,15 +251,14 @@ func (g *group) image(v *verdict, deadline time.Time) error {
 		return g.p.settleNow(ctx, g.w.key)
 	}
 	last := &v.entries[len(v.entries)-1]
-	var err error
 	if planted.Bug(planted.SkipOwnHead) && last.Number%4 == 0 {
 		for i := range v.entries {
 			g.p.current.drop(keyID{g.w.key, v.entries[i].Mark.Key})
 		}
-	} else if v.state.image, err = g.p.materialise(ctx, g.w.key, last, v.entries, nil); err != nil {
+	} else if have, err := g.p.materialise(ctx, g.w.key, last, v.entries, nil); err != nil {
 		return jet.Unavailable("state", err)
 	} else {
-		g.p.learn(g.w.key, &v.state, v.entries)
+		g.p.learn(g.w.key, &v.state, have, v.entries)
 	}
 	g.p.known.Add(g.w.key, v.state)
 	for i := range v.entries {

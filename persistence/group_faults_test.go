@@ -142,3 +142,36 @@ func (l *ledger) check(t *testing.T, e *edge) {
 		}
 	}
 }
+
+// An edge that is late with the image of a group finds what came after it there: the
+// place of that says nothing of the group's own.
+func TestLateImageOfAGroup(t *testing.T) {
+	conform(t, func(t *testing.T, env *environment) {
+		for name, late := range map[string]func(*group, *verdict) error{
+			"it stored it": func(g *group, v *verdict) error { return g.image(v, time.Now().Add(natstest.Patience(10*time.Second))) },
+			"it found it": func(g *group, v *verdict) error {
+				_, err := g.p.level(context.Background(), "c", v.state.head)
+				return err
+			},
+		} {
+			t.Run(name, func(t *testing.T) {
+				e := env.edges(t, 2)
+				if !e[0].part().feed.batches {
+					t.Skip("no groups are made here")
+				}
+				e[0].set(t, "k", "1")
+				e[0].part().contended("c") // so that it hears what passes
+				g, v := groupStored(t, e[0], "k", "j")
+				e[1].set(t, "j", "2")
+				if err := late(g, v); err != nil {
+					t.Fatal(err)
+				}
+				e[0].set(t, "k", "3")
+				history, err := e[1].KeyHistory(t.Context(), "m:c", "k", 0)
+				if len(history) != 3 || err != nil {
+					t.Errorf("versions of k: %+v %v", history, err)
+				}
+			})
+		}
+	})
+}

@@ -361,6 +361,14 @@ func TestGroupMeetsTheLimitOfKeys(t *testing.T) {
 // together in the feed. Each sets its key to "lost?".
 func groupCrash(t *testing.T, e *edge, keys ...string) []router.Entry {
 	t.Helper()
+	_, v := groupStored(t, e, keys...)
+	e.part().feed.heads.Remove("c")
+	return v.entries
+}
+
+// groupStored stores changes of keys together in the feed of a channel, no more.
+func groupStored(t *testing.T, e *edge, keys ...string) (*group, *verdict) {
+	t.Helper()
 	p := e.part()
 	ctx, cancel := context.WithTimeout(t.Context(), natstest.Patience(10*time.Second))
 	defer cancel()
@@ -380,11 +388,10 @@ func groupCrash(t *testing.T, e *edge, keys ...string) []router.Entry {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err = g.store(v, at, time.Now().Add(10*time.Second)); err != nil {
+	if _, err = g.store(v, at, time.Now().Add(natstest.Patience(10*time.Second))); err != nil {
 		t.Fatal(err)
 	}
-	p.feed.heads.Remove("c")
-	return v.entries
+	return g, v
 }
 
 // Whatever comes after an edge that ended between the feed and the image finds all

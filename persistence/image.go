@@ -46,41 +46,46 @@ func parseFeedPlace(s string) (f feedPlace, err error) {
 	return f, nil
 }
 
+// imaged is what lies last at the place of a key.
+type imaged struct {
+	place uint64
+	// later says that it came after what was asked for. Then the places of that, and of
+	// what was stored together with it, are not known.
+	later bool
+}
+
 // materialise brings the changes that end with e, an entry of the feed, into the image,
-// unless it or a later one of the key is there, and returns its place. It may be called
-// any number of times, by any edge, in any order. fresh are the changes if nobody else
+// unless it or a later one of its key is there, and returns the place of what is. It may
+// be called any number of times, by any edge, in any order. fresh are the changes if nobody else
 // is likely to have done it: then it is tried at once. Otherwise changes returns them.
-func (p *keyPart) materialise(ctx context.Context, channel string, e *router.Entry, fresh []router.Entry, changes func(context.Context) ([]router.Entry, error)) (uint64, error) {
+func (p *keyPart) materialise(ctx context.Context, channel string, e *router.Entry, fresh []router.Entry, changes func(context.Context) ([]router.Entry, error)) (imaged, error) {
 	var expected uint64
 	if fresh != nil {
 		expected = anchor(fresh).Mark.Prev[0]
 	}
 	for attempt := 0; ; attempt++ {
 		if attempt > 0 || fresh == nil && !planted.Bug(planted.OldImageWins) {
-			seq, newest, err := p.imageOf(ctx, channel, e)
+			have, newest, err := p.imageOf(ctx, channel, e)
 			if err != nil && temporary(err) && jet.Pause(ctx, attempt) {
 				continue
 			}
-			if err != nil {
-				return 0, err
+			if err != nil || newest {
+				return have, err
 			}
-			if newest {
-				return seq, nil
-			}
-			expected = seq
+			expected = have.place
 		}
 		if fresh == nil {
 			var err error
 			if fresh, err = changes(ctx); err != nil {
-				return 0, err
+				return imaged{}, err
 			}
 		}
 		seq, err := p.putImages(ctx, channel, fresh, expected)
 		if err == nil {
-			return seq, nil
+			return imaged{place: seq}, nil
 		}
 		if p.note(err); !temporary(err) && !conflicted(err) && !brokenBatch(err) || !jet.Pause(ctx, attempt) {
-			return 0, err
+			return imaged{}, err
 		}
 	}
 }
@@ -92,12 +97,12 @@ func (p *keyPart) note(err error) {
 
 // imageOf looks at the key's place: newest is true when e, or what came after it, is
 // there.
-func (p *keyPart) imageOf(ctx context.Context, channel string, e *router.Entry) (seq uint64, newest bool, err error) {
-	have, at, err := p.image(ctx, channel, e.Mark.Key)
-	if err != nil || have.Number == 0 {
-		return 0, false, err
+func (p *keyPart) imageOf(ctx context.Context, channel string, e *router.Entry) (have imaged, newest bool, err error) {
+	last, at, err := p.image(ctx, channel, e.Mark.Key)
+	if err != nil || last.Number == 0 {
+		return imaged{}, false, err
 	}
-	return have.Seq, at.incarnation == p.feed.incarnation && at.seq >= e.Seq, nil
+	return imaged{last.Seq, at.seq > e.Seq}, at.incarnation == p.feed.incarnation && at.seq >= e.Seq, nil
 }
 
 // image asks the key store's leader for the newest entry of key, whatever its life.
@@ -166,15 +171,16 @@ func (p *keyPart) settle(ctx context.Context, channel string, e *router.Entry) (
 	if s, ok := p.settled.Get(channel); ok && s.seq == e.Seq {
 		return s.place, nil
 	}
+	var have imaged
 	err = p.keys.retrying(ctx, func(ctx context.Context) error {
-		place, err = p.materialise(ctx, channel, e, nil, p.changesOf(channel, e, nil))
+		have, err = p.materialise(ctx, channel, e, nil, p.changesOf(channel, e, nil))
 		return err
 	})
 	if err != nil {
 		return 0, jet.Unavailable("state", err)
 	}
-	p.settled.Add(channel, settled{e.Seq, place})
-	return place, nil
+	p.settled.Add(channel, settled{e.Seq, have.place})
+	return have.place, nil
 }
 
 // imageTime is how long an append goes on trying to bring its entry into the image

@@ -99,10 +99,18 @@ func placed(e router.Entry, at uint64) router.Entry {
 	return e
 }
 
-// learn notes the last of changes, which is the newest entry of a channel and lies where
-// st says, and those that were stored together with it, as what their keys are now.
-func (p *keyPart) learn(channel string, st *channelState, changes []router.Entry) {
-	at := st.image
+// learn notes the last of changes, which is the newest entry of the channel at st and in
+// the image as have says, and those that were stored together with it, as what their
+// keys are now.
+func (p *keyPart) learn(channel string, st *channelState, have imaged, changes []router.Entry) {
+	st.image = have.place
+	if have.later {
+		for i := range changes {
+			p.current.drop(keyID{channel, markedKey(changes[i])})
+		}
+		return
+	}
+	at := have.place
 	seen := make(map[string]bool, len(changes))
 	for i, e := range slices.Backward(changes) {
 		if e.Mark.Superseded && i < len(changes)-1 {
