@@ -44,10 +44,14 @@ func (s *session) connectReply(cmd *protocol.Command, t *token.Connection, subs 
 		return false
 	}
 	expires, ttl := lifetime(t.ExpireAt)
-	s.reply(cmd, &protocol.Reply{Connect: &protocol.ConnectResult{
+	result := &protocol.ConnectResult{
 		Client: s.id, Version: cfg.Version, Expires: expires, Ttl: ttl, Subs: subs,
-		Ping: uint32(cfg.PingInterval / time.Second), Pong: true, Time: now.UnixMilli(),
-	}})
+		Ping: uint32(cfg.PingInterval / time.Second), Pong: !s.kind.oneWay(), Time: now.UnixMilli(),
+	}
+	if c, ok := s.t.(*streamConn); ok && c.box != nil {
+		result.Session, result.Node = c.sessionName(s.id), cfg.NodeID
+	}
+	s.reply(cmd, &protocol.Reply{Connect: result})
 	whole := held.release(s)
 	s.srv.sessions.replied(s)
 	if !whole {

@@ -16,15 +16,30 @@ import (
 func (s *Server) Handler() http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle("/connection/", s.Transports())
+	mux.Handle("/emulation", s.Transports())
+	mux.Handle("/poll", s.Transports())
 	mux.Handle("/api/", s.API())
 	mux.Handle("GET /health", s.Health())
 	return mux
 }
 
-// Transports serves the client transports, below /connection/.
+// Transports serves the client transports: /connection/, /emulation and /poll.
 func (s *Server) Transports() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /connection/websocket", s.serveWebSocket)
+	on := &s.cfg.Transports
+	for pattern, t := range map[string]struct {
+		on    bool
+		serve http.HandlerFunc
+	}{
+		"POST /connection/http_stream": {on.HTTPStream, s.serveHTTPStream},
+		"GET /connection/sse":          {on.SSE, s.serveSSE},
+		"POST /emulation":              {on.HTTPStream || on.SSE, s.serveEmulation},
+	} {
+		if t.on {
+			mux.HandleFunc(pattern, t.serve)
+		}
+	}
 	return s.cors(mux)
 }
 

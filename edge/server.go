@@ -45,6 +45,7 @@ type Server struct {
 	apiSlots chan struct{} // HTTP API calls under way
 	removals chan struct{} // of keys whose clients have gone
 
+	forwards  chan struct{} // posted commands on their way to other nodes
 	pullSlots chan struct{} // pulls that wait, a part of apiSlots
 
 	draining atomic.Bool
@@ -69,6 +70,7 @@ func New(cfg Config, node Router, sessions *Sessions) (*Server, error) {
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	s.rpcSlots = make(chan struct{}, cfg.RPCMaxInflight)
 	s.apiSlots = make(chan struct{}, cfg.APIMaxInflight)
+	s.forwards = make(chan struct{}, cfg.Transports.EmulationMaxInflight)
 	s.pullSlots = make(chan struct{}, max(cfg.APIMaxInflight/2, 1))
 	s.removals = make(chan struct{}, maxKeyRemovals)
 	s.metrics = newMetrics(cfg.Registry, func() float64 { return float64(sessions.Count()) })
@@ -118,12 +120,19 @@ func (s *Server) serveWebSocket(w http.ResponseWriter, r *http.Request) {
 	sess.carry(s.requestToken(r))
 	sess.seat = place
 	// The check above may be long ago: add is what stop and Shutdown rely on.
-	if !s.sessions.add(sess, func() { s.readers.Add(1); go s.read(conn, sess) }) {
+	if !s.sessions.add(sess, func() { s.opened(k); go s.read(conn, sess) }) {
 		conn.Close(disconnectShutdown)
 		conn.discard()
 		conn.drain()
 		place.release()
 	}
+}
+
+// opened counts a connection whose reading goroutine is about to begin.
+func (s *Server) opened(k kind) {
+	s.readers.Add(1)
+	s.metrics.open[k].Add(1)
+	s.metrics.opened[k].Add(1)
 }
 
 // read is the goroutine of a connection. It is parked in here nearly always, so

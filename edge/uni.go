@@ -23,3 +23,16 @@ func (k kind) appendOneWay(b []byte, r *protocol.Reply) ([]byte, error) {
 	}
 	return k.appendLine(b, enc), nil
 }
+
+// oneWayDisconnect is how a client without replies is told an error.
+func oneWayDisconnect(p protoError) disconnect {
+	switch {
+	case p.code == errorTokenExpired.code || p.code == errorExpired.code:
+		return disconnectExpired
+	case p.temporary:
+		return disconnect{disconnectReconnect.code, p.message}
+	case p.code == 103:
+		return disconnect{codeDenied, p.message}
+	}
+	return disconnect{disconnectBadRequest.code, p.message}
+}
