@@ -16,7 +16,14 @@ func (s *session) connect(cmd *protocol.Command) bool {
 		return s.refuse(cmd, err)
 	}
 	s.srv.metrics.connects.WithLabelValues("ok").Inc()
-	if channels := s.serverChannels(&t); len(channels) > 0 {
+	channels := s.serverChannels(&t)
+	if s.kind.oneWay() {
+		if channels, err = s.wanted(cmd.Connect.Subs, &t, channels); err != nil {
+			s.fail(cmd, err)
+			return false
+		}
+	}
+	if len(channels) > 0 {
 		return s.start(cmd, t, channels)
 	}
 	return s.connectReply(cmd, &t, nil, nil)

@@ -34,7 +34,7 @@ func (s *Server) serveHTTPStream(w http.ResponseWriter, r *http.Request) {
 		k, contentType = protobufStream, octets
 	}
 	streamHeaders(w.Header(), contentType)
-	s.openStream(w, r, k, place, first)
+	s.openStream(w, r, k, place, beginWith(first))
 }
 
 // serveSSE begins a session whose frames are Server-Sent Events. The parameter
@@ -45,7 +45,12 @@ func (s *Server) serveSSE(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	streamHeaders(w.Header(), "text/event-stream")
-	s.openStream(w, r, sse, place, []byte(r.URL.Query().Get("cf_connect")))
+	s.openStream(w, r, sse, place, beginWith([]byte(r.URL.Query().Get("cf_connect"))))
+}
+
+// beginWith hands a session its first commands.
+func beginWith(first []byte) func(*session, *streamConn) {
+	return func(_ *session, c *streamConn) { c.box.post(first) } //nolint:errcheck // it ends the session then
 }
 
 // serveEmulation takes commands of a session whose stream any node may have, and

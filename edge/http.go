@@ -32,9 +32,12 @@ func (s *Server) Transports() http.Handler {
 		on    bool
 		serve http.HandlerFunc
 	}{
-		"POST /connection/http_stream": {on.HTTPStream, s.serveHTTPStream},
-		"GET /connection/sse":          {on.SSE, s.serveSSE},
-		"POST /emulation":              {on.HTTPStream || on.SSE, s.serveEmulation},
+		"POST /connection/http_stream":  {on.HTTPStream, s.serveHTTPStream},
+		"GET /connection/sse":           {on.SSE, s.serveSSE},
+		"GET /connection/uni_websocket": {on.UniWebSocket, s.serveUniWebSocket},
+		"GET /connection/uni_sse":       {on.UniSSE, s.serveUniSSE},
+		"GET /poll":                     {on.Poll, s.servePoll},
+		"POST /emulation":               {on.HTTPStream || on.SSE, s.serveEmulation},
 	} {
 		if t.on {
 			mux.HandleFunc(pattern, t.serve)

@@ -179,9 +179,9 @@ func (c *responseConn) SetWriteDeadline(t time.Time) error {
 	return c.rc.SetWriteDeadline(t)
 }
 
-// openStream makes a session of a request that has place, and hands it first,
-// what the client sent. Over HTTP/1 it returns at once.
-func (s *Server) openStream(w http.ResponseWriter, r *http.Request, k kind, place *seat, first []byte) {
+// openStream makes a session of a request that has place, and calls begin with it.
+// Over HTTP/1 it returns at once.
+func (s *Server) openStream(w http.ResponseWriter, r *http.Request, k kind, place *seat, begin func(*session, *streamConn)) {
 	conn, err := s.takeOver(w, r, k)
 	if err != nil {
 		place.release()
@@ -205,10 +205,8 @@ func (s *Server) openStream(w http.ResponseWriter, r *http.Request, k kind, plac
 		conn.Close(disconnectShutdown)
 		conn.drain()
 		place.release()
-	} else if conn.box != nil {
-		conn.box.post(first) //nolint:errcheck // it closes the session
 	} else {
-		sess.onFrame(first)
+		begin(sess, conn)
 	}
 	if !isResponse {
 		return

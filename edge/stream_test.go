@@ -48,7 +48,9 @@ func openClient(t testing.TB, url string, events bool) *streamClient {
 	}
 	t.Cleanup(func() { res.Body.Close() })
 	c := &streamClient{t: t, url: url, res: res, lines: bufio.NewReader(res.Body)}
-	var reply struct{ Connect struct{ Session, Node string } }
+	var reply struct {
+		Connect struct{ Session, Node string }
+	}
 	line := c.read()
 	if err := json.Unmarshal([]byte(line), &reply); err != nil || reply.Connect.Session == "" {
 		t.Fatalf("connect reply %q: %v", line, err)
