@@ -61,9 +61,9 @@ func FuzzPostbox(f *testing.F) {
 
 // FuzzPositions reads positions and writes them: the same come back.
 func FuzzPositions(f *testing.F) {
-	f.Add("h:a=12:inc.life&b%26=0:inc~1z")
-	f.Add("a=1")
-	f.Add("=:")
+	f.Add("h:a@12:inc.life,b~26@0:inc~7E1z")
+	f.Add("a@1")
+	f.Add("@:")
 	f.Fuzz(func(t *testing.T, text string) {
 		at, err := parsePositions(text)
 		if err != nil {
@@ -83,7 +83,7 @@ func FuzzPositions(f *testing.F) {
 // FuzzOneWayQuery takes any URL and Last-Event-ID: it is refused, or each channel
 // that is wanted has a name.
 func FuzzOneWayQuery(f *testing.F) {
-	f.Add("channel=a&sub_token=x&join_leave=true", "a=1:e")
+	f.Add("channel=a&sub_token=x&join_leave=true", "a@1:e")
 	f.Add(`cf_connect={"subs":{"a":null}}&channel=b`, "junk")
 	f.Fuzz(func(t *testing.T, query, since string) {
 		cmd, err := oneWayQuery(&http.Request{URL: &url.URL{RawQuery: query}}, since)

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/http/httptest"
 	"strings"
 	"testing"
 	"time"
@@ -276,4 +277,51 @@ func (f *fakeRouter) subscribers(channel string) int {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return len(f.subs[channel])
+}
+
+// Over TLS browsers speak HTTP/2, which has no connection to take over.
+func TestE2StreamsOverHTTP2(t *testing.T) {
+	f := newFakeRouter()
+	s := newTestServer(t, f, nil)
+	srv := httptest.NewUnstartedServer(s.Handler())
+	srv.EnableHTTP2 = true
+	srv.StartTLS()
+	t.Cleanup(func() { s.stop(); srv.Close() })
+	http2 := srv.Client()
+	res, err := http2.Get(srv.URL + "/connection/uni_sse?channel=a")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer res.Body.Close()
+	if res.ProtoMajor != 2 {
+		t.Fatalf("it is HTTP/%d", res.ProtoMajor)
+	}
+	es := &eventSource{res: res, in: bufio.NewReader(res.Body)}
+	if e := es.next(); e.name != "connected" {
+		t.Errorf("got %+v", e)
+	}
+	f.deliver("a", &router.Publication{Data: []byte(`1`)})
+	if e := es.next(); !strings.Contains(e.data, `"data":1`) {
+		t.Errorf("got %+v", e)
+	}
+	s.sessions.list()[0].close(disconnectForced)
+	if e := es.next(); e.name != "disconnect" {
+		t.Errorf("got %+v", e)
+	}
+	if e := es.next(); e != (event{}) {
+		t.Errorf("after the end: %+v", e)
+	}
+	if res, err := http2.Get(srv.URL + "/connection/uni_sse?channel=secret"); err != nil || res.StatusCode != 403 {
+		t.Errorf("a channel that is denied: %v %v", res, err)
+	}
+	gone, err := http2.Get(srv.URL + "/connection/uni_sse?channel=a")
+	if err != nil {
+		t.Fatal(err)
+	}
+	gone.Body.Close() // the client leaves
+	for deadline := time.Now().Add(10 * time.Second); s.sessions.Count() > 0; time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatal("its session is still there")
+		}
+	}
 }

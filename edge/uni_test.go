@@ -78,16 +78,16 @@ func TestE3EventsCarryThePositionsOfAllChannels(t *testing.T) {
 	s := newTestServer(t, f, nil)
 	u := serveHTTP(t, s) + "/connection/uni_sse?channel="
 	one, other, many := openEvents(t, u+"a", ""), openEvents(t, u+"a", ""), openEvents(t, u+"a&channel="+url.QueryEscape("x&y = z"), "")
-	for es, want := range map[*eventSource]string{one: "a=7:e~1", other: "a=7:e~1", many: "a=7:e~1&x%26y+%3D+z=7:e~1"} {
+	for es, want := range map[*eventSource]string{one: "a@7:e~7E1", other: "a@7:e~7E1", many: "a@7:e~7E1,x~26y~20~3D~20z@7:e~7E1"} {
 		if e := es.next(); e.name != "connected" || e.id != want || !strings.Contains(e.data, `"subs":{`) {
 			t.Fatalf("connected: %+v, want id %s", e, want)
 		}
 	}
 	f.deliver("a", &router.Publication{Offset: 8, Epoch: "life", Data: []byte(`{"n":8}`)}, &router.Publication{Offset: 9, Data: []byte(`{"n":9}`)})
-	for es, rest := range map[*eventSource]string{one: "", other: "", many: "&x%26y+%3D+z=7:e~1"} {
+	for es, rest := range map[*eventSource]string{one: "", other: "", many: ",x~26y~20~3D~20z@7:e~7E1"} {
 		for _, want := range []event{
-			{"message", "a=8:life" + rest, `{"offset":8,"data":{"n":8},"channel":"a"}`},
-			{"message", "a=9:life" + rest, `{"offset":9,"data":{"n":9},"channel":"a"}`},
+			{"message", "a@8:life" + rest, `{"offset":8,"data":{"n":8},"channel":"a"}`},
+			{"message", "a@9:life" + rest, `{"offset":9,"data":{"n":9},"channel":"a"}`},
 		} {
 			if e := es.next(); !sameEvent(e, want) {
 				t.Errorf("got %+v, want %+v", e, want)
@@ -95,7 +95,7 @@ func TestE3EventsCarryThePositionsOfAllChannels(t *testing.T) {
 		}
 	}
 	f.deliver("x&y = z", &router.Publication{Offset: 8, Data: []byte(`1`)})
-	if e := many.next(); e.id != "a=9:life&x%26y+%3D+z=8:e~1" {
+	if e := many.next(); e.id != "a@9:life,x~26y~20~3D~20z@8:e~7E1" {
 		t.Errorf("got %+v", e)
 	}
 }
@@ -116,17 +116,17 @@ func TestE3WhatWasRecoveredComesAfterConnected(t *testing.T) {
 	f.result = historyResult(9)
 	f.result.Recovered = true
 	f.result.Publications = []*router.Publication{{Offset: 8, Data: []byte(`8`)}, {Offset: 9, Data: []byte(`9`)}}
-	es := openEvents(t, serveHTTP(t, newTestServer(t, f, nil))+"/connection/uni_sse?channel=a", "a=7:e~1")
+	es := openEvents(t, serveHTTP(t, newTestServer(t, f, nil))+"/connection/uni_sse?channel=a", "a@7:e~7E1")
 	var ids []string
 	for range 3 {
 		ids = append(ids, es.next().id)
 	}
 	// One who gets connected and nothing more begins where it was.
-	if !slices.Equal(ids, []string{"a=7:e~1", "a=8:e~1", "a=9:e~1"}) {
+	if !slices.Equal(ids, []string{"a@7:e~7E1", "a@8:e~7E1", "a@9:e~7E1"}) {
 		t.Errorf("ids %v", ids)
 	}
 	f.deliver("a", &router.Publication{Offset: 10, Data: []byte(`10`)})
-	if e := es.next(); e.id != "a=10:e~1" {
+	if e := es.next(); e.id != "a@10:e~7E1" {
 		t.Errorf("then %+v", e)
 	}
 }
@@ -262,7 +262,7 @@ func TestE3Poll(t *testing.T) {
 	f.result = historyResult(7)
 	s := newTestServer(t, f, func(c *Config) { c.QueueBytes = 100 })
 	base := serveHTTP(t, s) + "/poll?channel=a"
-	if a := get(t, base); a.Since != "a=7:e~1" || len(a.Publications) != 0 {
+	if a := get(t, base); a.Since != "a@7:e~7E1" || len(a.Publications) != 0 {
 		t.Fatalf("first %+v", a)
 	}
 	f.result.Recovered = true
@@ -272,21 +272,21 @@ func TestE3Poll(t *testing.T) {
 		}
 		f.deliver("a", &router.Publication{Offset: 8, Epoch: "life", Data: []byte(`{"n":8}`)})
 	}()
-	if a := get(t, base+"&since=a%3D7:e~1"); a.Since != "a=8:life" || len(a.Publications) != 1 || a.Publications[0].Channel != "a" {
+	if a := get(t, base+"&since=a@7:e~7E1"); a.Since != "a@8:life" || len(a.Publications) != 1 || a.Publications[0].Channel != "a" {
 		t.Errorf("second %+v", a)
 	}
-	if a := get(t, base+"&since=a%3D8:life&timeout=0"); a.Since != "a=7:e~1" || len(a.Publications) != 0 {
+	if a := get(t, base+"&since=a@8:life&timeout=0"); a.Since != "a@7:e~7E1" || len(a.Publications) != 0 {
 		t.Errorf("nothing %+v", a)
 	}
 	f.result.Recovered = false
-	if a := get(t, base+"&since=garbage"); a.Since != "a=7:e~1" || !slices.Equal(a.Unrecovered, []string{"a"}) {
+	if a := get(t, base+"&since=garbage"); a.Since != "a@7:e~7E1" || !slices.Equal(a.Unrecovered, []string{"a"}) {
 		t.Errorf("unrecovered %+v", a)
 	}
 	// More than fits is left for the next poll.
 	big := []byte(`"` + strings.Repeat("x", 70) + `"`)
 	f.result.Recovered = true
 	f.result.Publications = []*router.Publication{{Offset: 6, Data: big}, {Offset: 7, Data: big}}
-	if a := get(t, base+"&since=a%3D5:e~1"); a.Since != "a=6:e~1" || len(a.Publications) != 1 {
+	if a := get(t, base+"&since=a@5:e~7E1"); a.Since != "a@6:e~7E1" || len(a.Publications) != 1 {
 		t.Errorf("cut %+v", a)
 	}
 	if n := f.subscribers("a"); n != 0 {
@@ -300,7 +300,7 @@ func TestE3WaitingPollsAreBoundedAndDrained(t *testing.T) {
 	f.result = historyResult(7)
 	f.result.Recovered = true
 	s := newTestServer(t, f, func(c *Config) { c.Transports.PollMaxWaiting = 1; c.DrainWindow = time.Millisecond })
-	url := serveHTTP(t, s) + "/poll?channel=a&since=a%3D7:e~1"
+	url := serveHTTP(t, s) + "/poll?channel=a&since=a@7:e~7E1"
 	answered := make(chan pollText, 1)
 	go func() { answered <- get(t, url) }()
 	for s.metrics.polling.Load() == 0 { // a poll with the test's deadline
@@ -314,7 +314,7 @@ func TestE3WaitingPollsAreBoundedAndDrained(t *testing.T) {
 	if err := s.Shutdown(context.Background()); err != nil {
 		t.Fatal(err)
 	}
-	if a := <-answered; a.Since != "a=7:e~1" {
+	if a := <-answered; a.Since != "a@7:e~7E1" {
 		t.Errorf("drained: %+v", a)
 	}
 }
