@@ -182,7 +182,7 @@ func manyChannels(n int) string {
 }
 
 func TestE3ADrainingNodeSendsAnEventSourceElsewhere(t *testing.T) {
-	s := newTestServer(t, newFakeRouter(), nil)
+	s := newTestServer(t, newFakeRouter(), func(c *Config) { c.DrainWindow = 10 * time.Millisecond })
 	base := serveHTTP(t, s)
 	es := openEvents(t, base+"/connection/uni_sse?channel=a", "")
 	es.next()
