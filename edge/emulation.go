@@ -131,8 +131,10 @@ func isOctets(r *http.Request) bool {
 
 // readBody reads a body of at most limit bytes, or answers r and returns false.
 func (s *Server) readBody(w http.ResponseWriter, r *http.Request, limit int) ([]byte, bool) {
-	http.NewResponseController(w).SetReadDeadline(time.Now().Add(s.cfg.ConnectTimeout)) //nolint:errcheck // then there is none
+	rc := http.NewResponseController(w)
+	rc.SetReadDeadline(time.Now().Add(s.cfg.ConnectTimeout)) //nolint:errcheck // then there is none
 	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, int64(limit)))
+	rc.SetReadDeadline(time.Time{}) //nolint:errcheck // see above
 	var large *http.MaxBytesError
 	switch {
 	case errors.As(err, &large):

@@ -40,7 +40,7 @@ func (s *Server) Transports() http.Handler {
 		"POST /emulation":               {on.HTTPStream || on.SSE, s.serveEmulation},
 	} {
 		if t.on {
-			mux.HandleFunc(pattern, t.serve)
+			mux.HandleFunc(pattern, notHead(t.serve))
 		}
 	}
 	return s.cors(mux)
@@ -173,4 +173,16 @@ func (s *Server) apiKeyValid(r *http.Request) bool {
 		key = rest
 	}
 	return s.apiKeys.has(key)
+}
+
+// notHead refuses HEAD, which a pattern with GET takes too: there would be a session
+// that nobody reads.
+func notHead(next http.HandlerFunc) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		if r.Method == http.MethodHead {
+			w.WriteHeader(http.StatusMethodNotAllowed)
+			return
+		}
+		next(w, r)
+	}
 }

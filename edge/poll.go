@@ -331,7 +331,9 @@ func (p *poll) answer(w http.ResponseWriter) {
 	}
 	w.Header().Set("Content-Type", "application/json")
 	w.Header().Set("Cache-Control", "no-store")
-	json.NewEncoder(w).Encode(out) //nolint:errcheck // the peer is gone then, and asks again
+	enc := json.NewEncoder(w)
+	enc.SetEscapeHTML(false)
+	enc.Encode(out) //nolint:errcheck // the peer is gone then, and asks again
 }
 
 // writePollError answers a poll that failed.

@@ -1,0 +1,132 @@
+package edge
+
+import (
+	"fmt"
+	"net"
+	"regexp"
+	"runtime"
+	"strings"
+	"testing"
+
+	"github.com/headrace/headrace/router"
+)
+
+var sessionName = regexp.MustCompile(`"session":"([^"]+)"`)
+
+// rawOpen makes a connection of a transport, subscribed to channel, over a bare
+// socket. The commands are posted past HTTP: what is measured is the stream.
+func rawOpen(tb testing.TB, s *Server, addr, transport, channel string) net.Conn {
+	tb.Helper()
+	const connect = `{"id":1,"connect":{}}`
+	request := map[string]string{
+		"http_stream": fmt.Sprintf("POST /connection/http_stream HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s", len(connect), connect),
+		"sse":         "GET /connection/sse?cf_connect=" + strings.ReplaceAll(connect, `"`, "%22") + " HTTP/1.1\r\nHost: x\r\n\r\n",
+		"uni_sse":     "GET /connection/uni_sse?channel=" + channel + " HTTP/1.1\r\nHost: x\r\n\r\n",
+	}[transport]
+	c, err := net.Dial("tcp", addr)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	read := func(until string) string {
+		var got []byte
+		for buf := make([]byte, 4096); !strings.Contains(string(got), until); {
+			n, err := c.Read(buf)
+			if err != nil {
+				tb.Fatalf("%s: %v after %s", transport, err, got)
+			}
+			got = append(got, buf[:n]...)
+		}
+		return string(got)
+	}
+	c.Write([]byte(request)) //nolint:errcheck // reading tells
+	if transport == "uni_sse" {
+		read("event: connected")
+		return c
+	}
+	name := sessionName.FindStringSubmatch(read(`"session"`))[1]
+	if err := s.sessions.Post(name, []byte(`{"id":2,"subscribe":{"channel":"`+channel+`"}}`)); err != nil {
+		tb.Fatal(err)
+	}
+	read(`{"id":2`)
+	return c
+}
+
+func benchServer(b *testing.B) (s *Server, f *fakeRouter, addr string) {
+	f = newFakeRouter()
+	s = newTestServer(b, f, nil)
+	return s, f, strings.TrimPrefix(serveHTTP(b, s), "http://")
+}
+
+// BenchmarkIdleStreams is BenchmarkIdle for the fallbacks.
+func BenchmarkIdleStreams(b *testing.B) {
+	const n = 2000
+	for _, transport := range []string{"http_stream", "sse", "uni_sse"} {
+		b.Run(transport, func(b *testing.B) {
+			for b.Loop() {
+				s, _, addr := benchServer(b)
+				conns := make([]net.Conn, 0, n)
+				before := memory()
+				for i := range n {
+					conns = append(conns, rawOpen(b, s, addr, transport, fmt.Sprint("room", i)))
+				}
+				after := memory()
+				b.ReportMetric(float64(after-before)/n, "B/conn")
+				for _, c := range conns {
+					c.Close()
+				}
+			}
+		})
+	}
+}
+
+// BenchmarkDeliverStreams is BenchmarkDeliverSockets for the fallbacks.
+func BenchmarkDeliverStreams(b *testing.B) {
+	for _, transport := range []string{"http_stream", "sse", "uni_sse"} {
+		b.Run(transport, func(b *testing.B) {
+			s, f, addr := benchServer(b)
+			const n = 100
+			for range n {
+				c := rawOpen(b, s, addr, transport, "room")
+				go func() {
+					for buf := make([]byte, 64<<10); ; {
+						if _, err := c.Read(buf); err != nil {
+							return
+						}
+					}
+				}()
+				b.Cleanup(func() { c.Close() })
+			}
+			pub := &router.Publication{Data: []byte(`"` + strings.Repeat("x", 126) + `"`)}
+			b.ReportAllocs()
+			for b.Loop() {
+				f.deliver("room", pub)
+			}
+			b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/n, "ns/delivery")
+		})
+	}
+}
+
+func (p *postbox) waits() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.running
+}
+
+// BenchmarkPost is one command that is posted to its own node, taken and answered.
+func BenchmarkPost(b *testing.B) {
+	s, _, _ := benchServer(b)
+	sess, _ := newTestSession(s, jsonStream)
+	sess.connected = true
+	p := newPostbox(sess)
+	b.ReportAllocs()
+	for id := 1; b.Loop(); id++ {
+		if err := p.post(fmt.Appendf(nil, `{"id":%d,"rpc":{"method":"m"}}`, id)); err != nil {
+			b.Fatal(err)
+		}
+		for p.waits() {
+			runtime.Gosched()
+		}
+	}
+	p.stop()
+	settle(s, sess)
+}
