@@ -21,6 +21,7 @@ func rawOpen(tb testing.TB, s *Server, addr, transport, channel string) net.Conn
 	request := map[string]string{
 		"http_stream": fmt.Sprintf("POST /connection/http_stream HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s", len(connect), connect),
 		"sse":         "GET /connection/sse?cf_connect=" + strings.ReplaceAll(connect, `"`, "%22") + " HTTP/1.1\r\nHost: x\r\n\r\n",
+		"poll":        "GET /poll?channel=" + channel + "&since=" + channel + "@7:e~7E1 HTTP/1.1\r\nHost: x\r\n\r\n",
 		"uni_sse":     "GET /connection/uni_sse?channel=" + channel + " HTTP/1.1\r\nHost: x\r\n\r\n",
 	}[transport]
 	c, err := net.Dial("tcp", addr)
@@ -39,6 +40,9 @@ func rawOpen(tb testing.TB, s *Server, addr, transport, channel string) net.Conn
 		return string(got)
 	}
 	c.Write([]byte(request)) //nolint:errcheck // reading tells
+	if transport == "poll" {
+		return c // it is answered later
+	}
 	if transport == "uni_sse" {
 		read("event: connected")
 		return c
@@ -53,14 +57,16 @@ func rawOpen(tb testing.TB, s *Server, addr, transport, channel string) net.Conn
 
 func benchServer(b *testing.B) (s *Server, f *fakeRouter, addr string) {
 	f = newFakeRouter()
-	s = newTestServer(b, f, nil)
+	f.ns.HistorySize, f.result = 10, historyResult(7)
+	f.result.Recovered = true
+	s = newTestServer(b, f, func(c *Config) { c.Transports.PollMaxWaiting = 1 << 20 })
 	return s, f, strings.TrimPrefix(serveHTTP(b, s), "http://")
 }
 
 // BenchmarkIdleStreams is BenchmarkIdle for the fallbacks.
 func BenchmarkIdleStreams(b *testing.B) {
 	const n = 2000
-	for _, transport := range []string{"http_stream", "sse", "uni_sse"} {
+	for _, transport := range []string{"http_stream", "sse", "uni_sse", "poll"} {
 		b.Run(transport, func(b *testing.B) {
 			for b.Loop() {
 				s, _, addr := benchServer(b)
@@ -68,6 +74,9 @@ func BenchmarkIdleStreams(b *testing.B) {
 				before := memory()
 				for i := range n {
 					conns = append(conns, rawOpen(b, s, addr, transport, fmt.Sprint("room", i)))
+				}
+				for transport == "poll" && s.metrics.polling.Load() < n {
+					runtime.Gosched()
 				}
 				after := memory()
 				b.ReportMetric(float64(after-before)/n, "B/conn")

@@ -224,6 +224,10 @@ func TestE3OneWayWebSocket(t *testing.T) {
 			t.Errorf("%s %v", b, err)
 		}
 	}
+	denied := dialWS(t, u+"?channel=secret", nil)
+	if _, _, err := denied.ReadMessage(); err == nil || !strings.Contains(err.Error(), "3507") {
+		t.Errorf("a channel that is denied: %v", err)
+	}
 	sendText(t, byURL, `{}`)
 	if _, _, err := byURL.ReadMessage(); err == nil || !strings.Contains(err.Error(), "3501") {
 		t.Errorf("a second message: %v", err)
