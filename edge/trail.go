@@ -102,7 +102,7 @@ func (s *session) appendTrailed(frame []byte, channel string, p *router.Push, at
 		}
 		id = at.String()
 	}
-	out, err := appendPushEvent(frame, uniSSE.wirePush(channel, p), id)
+	out, err := appendPushEvent(frame, uniSSE.wirePush(channel, p, kind.wirePublication), id)
 	if err != nil {
 		s.srv.metrics.drop(dropEncoding, 1)
 		return frame
