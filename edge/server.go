@@ -122,6 +122,9 @@ func (s *Server) upgrade(w http.ResponseWriter, r *http.Request, k kind, first *
 	if q := r.URL.Query(); k == jsonWS && (ws.Subprotocol() == protobufSubprotocol || q.Get("format") == "protobuf" || q.Get("cf_protocol") == "protobuf") {
 		k = protobufWS
 	}
+	if k == uniWS {
+		freeHalfOpen(ws.NetConn(), s.cfg.PingInterval+s.cfg.PongTimeout)
+	}
 	conn := newWSConn(ws, k, s.cfg, s.metrics)
 	sess := newSession(s, k, conn, time.Now())
 	sess.deflate = upgrader.EnableCompression
