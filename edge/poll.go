@@ -1,6 +1,7 @@
 package edge
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -48,7 +49,6 @@ func (s *Server) servePoll(w http.ResponseWriter, r *http.Request) {
 	p := &poll{s: s, full: make(map[string]bool), made: make(chan struct{}), woken: make(chan struct{})}
 	result, err := p.serve(r)
 	s.metrics.polls[result].Inc()
-	http.NewResponseController(w).SetWriteDeadline(time.Now().Add(s.cfg.WriteTimeout)) //nolint:errcheck // then there is none
 	if err != nil {
 		writePollError(w, err)
 		return
@@ -130,12 +130,22 @@ func (s *Server) admitPoll(ctx context.Context, r *http.Request, cmd *protocol.C
 	if err == nil && len(channels) == 0 {
 		err = router.Errorf(router.CodeInvalid, "channel is missing")
 	}
-	for _, c := range channels {
-		if ns, nsErr := s.node.Namespace(c.name); err == nil && nsErr == nil && ns.HistorySize == 0 {
-			err = router.Errorf(router.CodeNotAvailable, "namespace %q keeps no history, and polls would miss what comes between them", ns.Name)
-		}
+	for i := 0; err == nil && i < len(channels); i++ {
+		err = sess.checkPollable(channels[i].name)
 	}
 	return sess, channels, err
+}
+
+// checkPollable refuses channels of which polls cannot bring everything.
+func (s *session) checkPollable(channel string) error {
+	ns, err := s.srv.node.Namespace(channel)
+	if err == nil {
+		err = s.checkPayload(ns)
+	}
+	if err == nil && ns.HistorySize == 0 {
+		err = router.Errorf(router.CodeNotAvailable, "namespace %q keeps no history, and polls would miss what comes between them", ns.Name)
+	}
+	return err
 }
 
 // fetchKey gets the key that text is signed with, if it is not at hand.
@@ -232,11 +242,12 @@ func (p *poll) add(channel string, pub *router.Publication, epoch string) {
 	if p.over || p.full[channel] {
 		return
 	}
-	if len(p.news) > 0 && p.bytes+len(pub.Data) > p.s.cfg.QueueBytes {
+	size := len(pub.Data) + commandCost
+	if len(p.news) > 0 && p.bytes+size > p.s.cfg.QueueBytes {
 		p.full[channel] = true
 		return
 	}
-	p.bytes += len(pub.Data)
+	p.bytes += size
 	w := jsonStream.wirePublication(pub)
 	w.Channel, w.Epoch = channel, ""
 	p.news = append(p.news, w)
@@ -329,11 +340,23 @@ func (p *poll) answer(w http.ResponseWriter) {
 	if out.Publications == nil {
 		out.Publications = []*protocol.Publication{}
 	}
+	var body bytes.Buffer
+	enc := json.NewEncoder(&body)
+	enc.SetEscapeHTML(false)
+	if err := enc.Encode(out); err != nil { // never: what is in out was checked
+		writeError(w, err)
+		return
+	}
 	w.Header().Set("Content-Type", "application/json")
 	w.Header().Set("Cache-Control", "no-store")
-	enc := json.NewEncoder(w)
-	enc.SetEscapeHTML(false)
-	enc.Encode(out) //nolint:errcheck // the peer is gone then, and asks again
+	w.Header().Set("X-Content-Type-Options", "nosniff")
+	w.Header().Set("Content-Length", strconv.Itoa(body.Len()))
+	rc := http.NewResponseController(w)
+	rc.SetWriteDeadline(time.Now().Add(p.s.cfg.WriteTimeout)) //nolint:errcheck // then there is none
+	w.Write(body.Bytes())                                     //nolint:errcheck // the peer is gone then, and asks again
+	rc.Flush()                                                //nolint:errcheck // likewise
+	// net/http would keep it for the next request on the connection.
+	rc.SetWriteDeadline(time.Time{}) //nolint:errcheck // likewise
 }
 
 // writePollError answers a poll that failed.

@@ -13,11 +13,6 @@ import (
 	"github.com/headrace/headrace/router"
 )
 
-// gapWait is how long commands wait for an earlier one that is still on its way:
-// requests of one client travel side by side, over different connections and
-// nodes. A command that is lost delays the next ones by so much, once.
-const gapWait = 500 * time.Millisecond
-
 // commandCost is what a decoded command counts beside its bytes.
 const commandCost = 200
 
@@ -167,13 +162,14 @@ func (p *postbox) fill() {
 
 // watch begins the wait for what is missing before p.early.
 func (p *postbox) watch() {
+	wait := p.sess.srv.cfg.Transports.EmulationOrderWait
 	switch {
 	case p.gap != nil && len(p.early) == 0:
 		p.gap.Stop()
 	case p.gap != nil:
-		p.gap.Reset(gapWait)
+		p.gap.Reset(wait)
 	case len(p.early) > 0:
-		p.gap = time.AfterFunc(gapWait, p.skip)
+		p.gap = time.AfterFunc(wait, p.skip)
 	}
 }
 

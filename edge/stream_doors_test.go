@@ -64,7 +64,7 @@ func TestA3PagesOfOtherSitesMayNotUseTheFallbacks(t *testing.T) {
 
 func TestTransportsCanBeSwitchedOff(t *testing.T) {
 	s := newTestServer(t, newFakeRouter(), func(c *Config) {
-		off := Transports{EmulationMaxInflight: 1, UniChannelLimit: 1, PollMaxWaiting: 1, PollMaxTimeout: time.Second}
+		off := Transports{EmulationMaxInflight: 1, EmulationOrderWait: time.Second, UniChannelLimit: 1, PollMaxWaiting: 1, PollMaxTimeout: time.Second}
 		c.Transports = off
 	})
 	base := serveHTTP(t, s)

@@ -171,43 +171,6 @@ func TestE2ProtobufStream(t *testing.T) {
 	}
 }
 
-func TestE2PostedCommandsKeepTheOrderOfTheirIds(t *testing.T) {
-	subscribe := func(ids ...int) string {
-		var lines []string
-		for _, id := range ids {
-			lines = append(lines, fmt.Sprintf(`{"id":%d,"subscribe":{"channel":"c%d"}}`, id, id))
-		}
-		return strings.Join(lines, "\n")
-	}
-	for name, tt := range map[string]struct {
-		posts []string
-		want  []int // ids of replies
-		last  int   // status of the last post
-	}{
-		"in order":                          {[]string{subscribe(2), subscribe(3)}, []int{2, 3}, 204},
-		"the later request is there first":  {[]string{subscribe(3), subscribe(4, 5), subscribe(2)}, []int{2, 3, 4, 5}, 204},
-		"a request that is repeated":        {[]string{subscribe(2), subscribe(3), subscribe(2)}, []int{2, 3}, 409},
-		"one that is repeated in part":      {[]string{subscribe(2), subscribe(2, 3)}, []int{2, 3}, 204},
-		"one is lost":                       {[]string{subscribe(4), subscribe(3)}, []int{3, 4}, 204},
-		"pongs and messages wait for no id": {[]string{subscribe(3), "{}", subscribe(2)}, []int{2, 3}, 204},
-	} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			c := openClient(t, serveHTTP(t, newTestServer(t, newFakeRouter(), nil)), false)
-			status := 0
-			for _, p := range tt.posts {
-				status = c.post(c.session, p)
-			}
-			if status != tt.last {
-				t.Errorf("status %d, want %d", status, tt.last)
-			}
-			for _, id := range tt.want {
-				c.expect(fmt.Sprintf(`{"id":%d,`, id))
-			}
-		})
-	}
-}
-
 func TestE2BadPostsEndTheSession(t *testing.T) {
 	for name, tt := range map[string]struct {
 		data string

@@ -47,6 +47,28 @@ func (st *starting) subscriber() router.Subscriber {
 	return v
 }
 
+// laterSub returns the subscriber of a channel that the API adds to a connection.
+func (s *session) laterSub() router.Subscriber {
+	base := serverSub{s: s}
+	if s.kind != uniSSE {
+		return &base
+	}
+	return &looseSub{base}
+}
+
+// looseSub is the subscriber of a channel that a plain EventSource did not ask for:
+// its events have no id, since the client comes back without the channel. Those that
+// asked for the channel share frames with ids (trailSub.frame), so these are made
+// for each.
+type looseSub struct{ serverSub }
+
+// Deliver implements router.Subscriber.
+func (v *looseSub) Deliver(_ *router.Subscription, b *router.Batch) {
+	if frame := v.s.srv.encode[uniSSE](b); len(frame) > 0 {
+		v.s.send(frame)
+	}
+}
+
 // subscribedAt learns where the subscription begins. It is called on the shard,
 // before everything that is delivered.
 func (v *trailSub) subscribedAt(channel string, res *router.SubscribeResult) {

@@ -20,6 +20,11 @@ type Transports struct {
 	// EmulationMaxInflight bounds the posted commands on their way to other nodes;
 	// more are answered with 503.
 	EmulationMaxInflight int
+	// EmulationOrderWait is how long posted commands wait for an earlier one that is
+	// still on its way: requests of one client travel side by side, over different
+	// connections and nodes. A command that is lost delays the next ones by so much,
+	// once.
+	EmulationOrderWait time.Duration
 	// UniChannelLimit is the number of channels of one one-way connection or poll:
 	// the positions of all of them stand in every event.
 	UniChannelLimit int
@@ -32,7 +37,7 @@ type Transports struct {
 func defaultTransports() Transports {
 	return Transports{
 		HTTPStream: true, SSE: true, UniWebSocket: true, UniSSE: true, Poll: true,
-		EmulationMaxInflight: 1024, UniChannelLimit: 16, PollMaxWaiting: 1024, PollMaxTimeout: 30 * time.Second,
+		EmulationMaxInflight: 1024, EmulationOrderWait: 2 * time.Second, UniChannelLimit: 16, PollMaxWaiting: 1024, PollMaxTimeout: 30 * time.Second,
 	}
 }
 
@@ -44,6 +49,7 @@ func (t *Transports) validate() error {
 		}
 	}
 	check(t.EmulationMaxInflight, "emulation_max_inflight")
+	check(int(t.EmulationOrderWait), "emulation_order_wait")
 	check(t.UniChannelLimit, "uni_channel_limit")
 	check(t.PollMaxWaiting, "poll_max_waiting")
 	check(int(t.PollMaxTimeout/time.Second), "poll_max_timeout in seconds")

@@ -123,12 +123,38 @@ func (s *session) wanted(subs map[string]*protocol.SubscribeRequest, t *token.Co
 			return nil, err
 		}
 		channels = append(channels, c)
+		if err := s.checkCount(channels); err != nil {
+			return nil, err
+		}
 	}
-	if limit := s.srv.cfg.Transports.UniChannelLimit; len(channels) > limit && s.kind != uniWS {
+	return channels, s.checkCount(channels)
+}
+
+// maxPositionBytes bounds the positions of a connection or poll in characters: they
+// come back in one header or in the URL, of which nginx takes 8 KiB by default.
+const maxPositionBytes = 4096
+
+// checkCount refuses more channels than their positions may have room for. A one-way
+// WebSocket says where it is in its first message.
+func (s *session) checkCount(channels []serverChannel) error {
+	limit := s.srv.cfg.Transports.UniChannelLimit
+	if s.kind == uniWS {
+		limit = s.srv.cfg.ChannelLimit
+	}
+	if len(channels) > limit {
 		s.srv.metrics.refuse(refusedChannels)
-		return nil, router.Errorf(router.CodeLimit, "more than %d channels", limit)
+		return router.Errorf(router.CodeLimit, "more than %d channels", limit)
 	}
-	return channels, nil
+	size := 0
+	for _, c := range channels {
+		const other = 48 // offset, epoch and what stands between them
+		size += len(escape(nil, c.name)) + other
+	}
+	if size > maxPositionBytes && s.kind != uniWS {
+		s.srv.metrics.refuse(refusedChannels)
+		return router.Errorf(router.CodeLimit, "the channels' names are too long together")
+	}
+	return nil
 }
 
 // want checks a channel that a one-way client asks for.

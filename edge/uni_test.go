@@ -141,7 +141,8 @@ func TestE3WhoMayNotGetsAStatus(t *testing.T) {
 		"a bad token":                 {`channel=a&cf_connect={"token":"x"}`, true, 401},
 		"a bad connect request":       {"cf_connect={", true, 400},
 		"a queue":                     {"channel=queue:jobs", true, 404},
-		"too many channels":           {strings.Repeat("channel=a&", 1) + manyChannels(17), true, 429},
+		"too many channels":           {"channel=a&" + manyChannels(17), true, 429},
+		"names that are too long":     {longChannels(6), true, 429},
 		"a bad subscription token":    {"channel=a&sub_token=x", true, 403},
 		"poll: no channel":            {"", false, 0},
 		"poll: a timeout of no sense": {"channel=a&timeout=soon", false, 0},
@@ -171,6 +172,15 @@ func TestE3WhoMayNotGetsAStatus(t *testing.T) {
 			}
 		})
 	}
+}
+
+// longChannels are n channels whose names become three times as long in positions.
+func longChannels(n int) string {
+	var out string
+	for i := range n {
+		out += "&channel=" + strings.Repeat("!", 240) + string(rune('a'+i))
+	}
+	return out
 }
 
 func manyChannels(n int) string {

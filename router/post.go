@@ -14,6 +14,9 @@ import (
 // not wait for anything itself, so silence means that it is cut off.
 const postTimeout = 3 * time.Second
 
+// maxSessionName bounds the bytes of a session's name. Names are 63 long.
+const maxSessionName = 128
+
 // postSubject is where node takes commands for its sessions.
 func (n *Node) postSubject(node string) string { return n.cfg.Prefix + ".node." + node + ".post" }
 
@@ -25,7 +28,7 @@ func (n *Node) Post(ctx context.Context, node, session string, data []byte) erro
 	switch {
 	case node == n.cfg.NodeID && n.cfg.Sessions != nil:
 		return n.cfg.Sessions.Post(session, data)
-	case !isNodeToken(node) || strings.ContainsAny(session, "\n"):
+	case !isNodeToken(node) || len(session) > maxSessionName || strings.ContainsAny(session, "\n"):
 		return Errorf(CodeNotOnline, "no such node")
 	case int64(len(session)+1+len(data)) > n.cfg.Core.MaxPayload():
 		return Errorf(CodeInvalid, "more than NATS carries in a message")
