@@ -1,7 +1,6 @@
 package edge
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -49,6 +48,7 @@ func (s *Server) servePoll(w http.ResponseWriter, r *http.Request) {
 	p := &poll{s: s, full: make(map[string]bool), made: make(chan struct{}), woken: make(chan struct{})}
 	result, err := p.serve(r)
 	s.metrics.polls[result].Inc()
+	http.NewResponseController(w).SetWriteDeadline(time.Now().Add(s.cfg.WriteTimeout)) //nolint:errcheck // then there is none
 	if err != nil {
 		writePollError(w, err)
 		return
@@ -340,23 +340,12 @@ func (p *poll) answer(w http.ResponseWriter) {
 	if out.Publications == nil {
 		out.Publications = []*protocol.Publication{}
 	}
-	var body bytes.Buffer
-	enc := json.NewEncoder(&body)
-	enc.SetEscapeHTML(false)
-	if err := enc.Encode(out); err != nil { // never: what is in out was checked
-		writeError(w, err)
-		return
-	}
 	w.Header().Set("Content-Type", "application/json")
 	w.Header().Set("Cache-Control", "no-store")
 	w.Header().Set("X-Content-Type-Options", "nosniff")
-	w.Header().Set("Content-Length", strconv.Itoa(body.Len()))
-	rc := http.NewResponseController(w)
-	rc.SetWriteDeadline(time.Now().Add(p.s.cfg.WriteTimeout)) //nolint:errcheck // then there is none
-	w.Write(body.Bytes())                                     //nolint:errcheck // the peer is gone then, and asks again
-	rc.Flush()                                                //nolint:errcheck // likewise
-	// net/http would keep it for the next request on the connection.
-	rc.SetWriteDeadline(time.Time{}) //nolint:errcheck // likewise
+	enc := json.NewEncoder(w)
+	enc.SetEscapeHTML(false)
+	enc.Encode(out) //nolint:errcheck // the peer is gone then, and asks again
 }
 
 // writePollError answers a poll that failed.

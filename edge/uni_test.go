@@ -254,7 +254,7 @@ func get(t testing.TB, url string) pollText {
 	defer res.Body.Close()
 	var a pollText
 	b, _ := io.ReadAll(res.Body)
-	if err := json.Unmarshal(b, &a); err != nil || res.StatusCode != 200 {
+	if err := json.Unmarshal(b, &a); err != nil || res.StatusCode != 200 || res.Header.Get("X-Content-Type-Options") != "nosniff" {
 		t.Fatalf("status %d: %s", res.StatusCode, b)
 	}
 	return a
