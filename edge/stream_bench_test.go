@@ -1,8 +1,11 @@
 package edge
 
 import (
+	"crypto/tls"
+	"encoding/binary"
 	"fmt"
 	"net"
+	"net/http/httptest"
 	"regexp"
 	"runtime"
 	"strings"
@@ -138,4 +141,55 @@ func BenchmarkPost(b *testing.B) {
 	}
 	p.stop()
 	settle(s, sess)
+}
+
+// BenchmarkIdleHTTP2 is BenchmarkIdleStreams over HTTP/2, 100 streams a connection:
+// net/http keeps the handler and what belongs to the request.
+func BenchmarkIdleHTTP2(b *testing.B) {
+	const n, perConn = 2000, 100
+	for b.Loop() {
+		f := newFakeRouter()
+		f.result = historyResult(7)
+		s := newTestServer(b, f, nil)
+		srv := httptest.NewUnstartedServer(s.Handler())
+		srv.EnableHTTP2 = true
+		srv.StartTLS()
+		var conns []net.Conn
+		before := memory()
+		for range n / perConn {
+			conns = append(conns, h2Open(b, srv.Listener.Addr().String(), perConn))
+		}
+		for f.subscribers("room") < n {
+			runtime.Gosched()
+		}
+		b.ReportMetric(float64(memory()-before)/n, "B/conn")
+		for _, c := range conns {
+			c.Close()
+		}
+		s.stop()
+		srv.Close()
+	}
+}
+
+// h2Open opens streams over one connection, as plain EventSources.
+func h2Open(b *testing.B, addr string, streams int) net.Conn {
+	b.Helper()
+	c, err := tls.Dial("tcp", addr, &tls.Config{InsecureSkipVerify: true, NextProtos: []string{"h2"}})
+	if err != nil {
+		b.Fatal(err)
+	}
+	const path = "/connection/uni_sse?channel=room"
+	// RFC 7541: indexed :method GET and :scheme https, literal :path and :authority.
+	head := append([]byte{0x82, 0x87, 0x04, byte(len(path))}, path...)
+	head = append(head, 0x01, 1, 'x')
+	out := []byte("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\x00\x00\x00\x04\x00\x00\x00\x00\x00") // preface and SETTINGS (RFC 9113)
+	for i := range streams {
+		const endOfStreamAndHeaders = 0x5
+		out = append(out, 0, 0, byte(len(head)), 1, endOfStreamAndHeaders)
+		out = append(binary.BigEndian.AppendUint32(out, uint32(2*i+1)), head...)
+	}
+	if _, err := c.Write(out); err != nil {
+		b.Fatal(err)
+	}
+	return c
 }
