@@ -29,6 +29,16 @@ func (t *wholeFrames) Send(frame []byte) {
 	t.frames = append(t.frames, string(frame))
 }
 
+// answered returns the ids of the replies since the last call.
+func (t *wholeFrames) answered() string {
+	synctest.Wait()
+	var ids []string
+	for _, m := range replyID.FindAllStringSubmatch(strings.Join(t.take(), " "), -1) {
+		ids = append(ids, m[1])
+	}
+	return strings.Join(ids, " ")
+}
+
 var replyID = regexp.MustCompile(`"id":(\d+)`)
 
 // Each command is answered when it is taken, so replies are in the order of taking.
@@ -58,16 +68,8 @@ func TestE2PostedCommandsKeepTheOrderOfTheirIds(t *testing.T) {
 				sess := newSession(s, jsonStream, tr, time.Now())
 				s.sessions.add(sess, func() {})
 				p := newPostbox(sess)
-				answered := func() string {
-					synctest.Wait()
-					var ids []string
-					for _, m := range replyID.FindAllStringSubmatch(strings.Join(tr.take(), " "), -1) {
-						ids = append(ids, m[1])
-					}
-					return strings.Join(ids, " ")
-				}
 				orderWait := s.cfg.Transports.EmulationOrderWait
-				if err := p.post([]byte(`{"id":1,"connect":{}}`)); err != nil || answered() != "1" {
+				if err := p.post([]byte(`{"id":1,"connect":{}}`)); err != nil || tr.answered() != "1" {
 					t.Fatal(err)
 				}
 				var err error
@@ -83,13 +85,13 @@ func TestE2PostedCommandsKeepTheOrderOfTheirIds(t *testing.T) {
 				if router.CodeOf(err) != tt.last && (err != nil || tt.last != "") {
 					t.Errorf("the last post: %v", err)
 				}
-				if early := answered(); early != tt.early {
+				if early := tr.answered(); early != tt.early {
 					t.Errorf("at first %q, want %q", early, tt.early)
 				} else if early != "" {
 					got = append(got, early)
 				}
 				time.Sleep(orderWait + 1)
-				if late := answered(); late != "" {
+				if late := tr.answered(); late != "" {
 					got = append(got, late)
 				}
 				if all := strings.Join(got, " "); all != tt.want {
