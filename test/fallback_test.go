@@ -23,7 +23,7 @@ func TestE3NothingIsLostOrDoubledThroughKills(t *testing.T) {
 	const publications = 240
 	h := newHarness(t, 1, 3)
 	base := newRequestBalancer(t, h)
-	deadline := time.Now().Add(60 * time.Second)
+	deadline := time.Now().Add(2 * time.Minute)
 	one, two := "h:kill-a", "h:kill-b"
 	both := "?channel=" + url.QueryEscape(one) + "&channel=" + url.QueryEscape(two)
 	clients := map[string]func(*counting, func()) error{
@@ -224,19 +224,18 @@ func oneWayLine(line []byte, channel string, c *counting, epoch *string, offset 
 // SSE, each of its requests at another edge, and edges die meanwhile.
 func TestT2CentrifugeJSFallbacks(t *testing.T) {
 	needNode(t)
-	h := newHarness(t, 1, 3)
+	// A slow machine may keep requests for long.
+	h := newHarness(t, 1, 3, func(c *edge.Config) { c.Transports.EmulationOrderWait = time.Minute })
 	base := newRequestBalancer(t, h)
-	var killing sync.Mutex // one edge at a time
 	for _, kind := range []string{"http_stream", "http_stream-protobuf", "sse"} {
 		t.Run(kind, func(t *testing.T) {
-			t.Parallel()
-			runScript(t, "fallbacks.mjs", func(line string) {
+			runScript(t, "fallbacks.mjs", func(line string) string {
 				n := 0
-				if _, err := fmt.Sscanf(line, "kill %d", &n); err == nil {
-					killing.Lock()
-					defer killing.Unlock()
-					h.replace(n % 3)
+				if _, err := fmt.Sscanf(line, "kill %d", &n); err != nil {
+					return ""
 				}
+				h.replace(n % 3)
+				return "killed"
 			}, "HEADRACE_URL="+base, "HEADRACE_KIND="+kind)
 		})
 	}
@@ -257,30 +256,30 @@ func TestE2ADeadNodeIsToldAtOnce(t *testing.T) {
 	if err := json.NewDecoder(res.Body).Decode(&reply); err != nil {
 		t.Fatal(err)
 	}
-	post := func(session, node string) (int, time.Duration) {
+	// One that was waited for would be answered with 503.
+	post := func(session, node string) int {
 		body, _ := json.Marshal(map[string]string{"session": session, "node": node, "data": "{}"})
-		start := time.Now()
 		res, err := http.Post(h.list()[1].url+"/emulation", "application/json", bytes.NewReader(body))
 		if err != nil {
 			t.Fatal(err)
 		}
 		res.Body.Close()
-		return res.StatusCode, time.Since(start)
+		return res.StatusCode
 	}
 	c := reply.Connect
-	if status, _ := post(c.Session, c.Node); status != 204 {
+	if status := post(c.Session, c.Node); status != 204 {
 		t.Errorf("through another edge: status %d", status)
 	}
 	for what, at := range map[string][2]string{
 		"a guessed name": {c.Client + ".AAAAAAAAAAAAAAAAAAAAAAAAAA", c.Node}, "the client's id": {c.Client, c.Node},
 		"a node that never was": {c.Session, "nobody"}, "a wildcard": {c.Session, "*"}, "another node": {c.Session, h.list()[1].id},
 	} {
-		if status, took := post(at[0], at[1]); status != 404 || took > time.Second {
-			t.Errorf("%s: status %d after %v", what, status, took)
+		if status := post(at[0], at[1]); status != 404 {
+			t.Errorf("%s: status %d", what, status)
 		}
 	}
 	h.list()[0].kill()
-	if status, took := post(c.Session, c.Node); status != 404 || took > time.Second {
-		t.Errorf("a killed edge: status %d after %v", status, took)
+	if status := post(c.Session, c.Node); status != 404 {
+		t.Errorf("a killed edge: status %d", status)
 	}
 }

@@ -197,8 +197,8 @@ func goRPC(t *testing.T, kind string, client *centrifuge.Client) {
 }
 
 // runScript runs a JavaScript client that ends with status 0 when all is well, and
-// calls on with each line it prints.
-func runScript(t *testing.T, file string, on func(line string), env ...string) {
+// calls on with each line it prints. What on returns is the script's input.
+func runScript(t *testing.T, file string, on func(line string) string, env ...string) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
@@ -207,7 +207,8 @@ func runScript(t *testing.T, file string, on func(line string), env ...string) {
 	cmd.Env = append(os.Environ(), env...)
 	cmd.Stderr = os.Stderr
 	out, err := cmd.StdoutPipe()
-	if err == nil {
+	in, inErr := cmd.StdinPipe()
+	if err = errors.Join(err, inErr); err == nil {
 		err = cmd.Start()
 	}
 	if err != nil {
@@ -216,7 +217,9 @@ func runScript(t *testing.T, file string, on func(line string), env ...string) {
 	lines := bufio.NewScanner(out)
 	for lines.Scan() {
 		t.Log(lines.Text())
-		on(lines.Text())
+		if answer := on(lines.Text()); answer != "" {
+			fmt.Fprintln(in, answer)
+		}
 	}
 	if err := cmd.Wait(); err != nil {
 		t.Errorf("%s: %v", file, err)

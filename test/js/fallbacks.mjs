@@ -1,8 +1,9 @@
 // Unmodified centrifuge-js over HTTP streaming or SSE, HEADRACE_KIND, through the
 // balancer at HEADRACE_URL that sends each request to another edge. It prints
-// "kill n" when an edge is to die, and ends with status 0 when nothing was lost,
-// doubled or out of order.
+// "kill n" when an edge is to die, reads a line when that is done, and ends with
+// status 0 when nothing was lost, doubled or out of order.
 import assert from 'node:assert/strict';
+import { createInterface } from 'node:readline';
 import EventSource from 'eventsource';
 import { Centrifuge as JSONClient } from 'centrifuge';
 import { Centrifuge as ProtobufClient } from 'centrifuge/build/protobuf';
@@ -18,7 +19,7 @@ process.on('unhandledRejection', (err) => { if (!/fetch failed/.test(err)) throw
 
 function connect() {
   const client = new Client([{ transport, endpoint: `${base}/connection/${transport}` }], {
-    emulationEndpoint: `${base}/emulation`, eventsource: EventSource, minReconnectDelay: 10, maxReconnectDelay: 200, timeout: 10000,
+    emulationEndpoint: `${base}/emulation`, eventsource: EventSource, minReconnectDelay: 10, maxReconnectDelay: 200, timeout: 5000,
   });
   client.connect();
   return client;
@@ -52,16 +53,22 @@ assert.deepEqual(await inOrder.done, numbers(100));
 // The reader's edge dies again and again. The API takes an idempotency key, so that
 // a publication may be repeated.
 let connects = 0;
+let killed = Promise.resolve();
+const answers = createInterface({ input: process.stdin })[Symbol.asyncIterator]();
 reader.on('connected', () => connects++);
 const survived = await collect(reader, channel, 60);
 for (const n of numbers(60)) {
-  if (n % 10 === 5) console.log('kill', n / 10 | 0);
-  await new Promise((resolve) => setTimeout(resolve, 15)); // so that edges die meanwhile, not afterwards
+  if (n % 10 === 5) {
+    await killed; // it took as long as ten publications, or longer
+    console.log('kill', n / 10 | 0);
+    killed = answers.next();
+  }
   for (let sent = false; !sent;) {
     const res = await fetch(`${base}/api/publish`, { method: 'POST', body: JSON.stringify({ channel, data: { n }, idempotency_key: `${channel}${n}` }) }).catch(() => null);
     sent = res?.ok && (await res.json()).error === undefined;
   }
 }
+await killed;
 assert.deepEqual(await survived.done, numbers(60));
 assert.equal(survived.lost(), 0);
 assert.ok(connects > 0, 'no edge died under the reader');
