@@ -37,7 +37,7 @@ type Transports struct {
 func defaultTransports() Transports {
 	return Transports{
 		HTTPStream: true, SSE: true, UniWebSocket: true, UniSSE: true, Poll: true,
-		EmulationMaxInflight: 1024, EmulationOrderWait: 2 * time.Second, UniChannelLimit: 16, PollMaxWaiting: 1024, PollMaxTimeout: 30 * time.Second,
+		EmulationMaxInflight: 1024, EmulationOrderWait: 2 * time.Second, UniChannelLimit: 16, PollMaxWaiting: 1024, PollMaxTimeout: 25 * time.Second,
 	}
 }
 
