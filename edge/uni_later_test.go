@@ -2,6 +2,7 @@ package edge
 
 import (
 	"fmt"
+	"net/http"
 	"strings"
 	"testing"
 
@@ -37,6 +38,25 @@ func TestE3ChannelsThatTheAPIAddsHaveNoPlaceInTheID(t *testing.T) {
 	f.deliver("b", &router.Publication{Offset: 8, Data: []byte(`2`)})
 	if e := given.next(); e.id != "b@8:e~7E1" {
 		t.Errorf("got %+v", e)
+	}
+}
+
+func TestE3WhatPollsCannotCarryIsRefused(t *testing.T) {
+	for name, change := range map[string]func(*router.Namespace){
+		"binary data": func(ns *router.Namespace) { ns.Payload = router.PayloadBinary },
+		"no history":  func(ns *router.Namespace) { ns.HistorySize = 0 },
+	} {
+		f := newFakeRouter()
+		f.ns.HistorySize, f.result = 10, historyResult(7)
+		change(&f.ns)
+		res, err := http.Get(serveHTTP(t, newTestServer(t, f, nil)) + "/poll?channel=a")
+		if err != nil {
+			t.Fatal(err)
+		}
+		res.Body.Close()
+		if res.StatusCode != 404 {
+			t.Errorf("%s: status %d", name, res.StatusCode)
+		}
 	}
 }
 

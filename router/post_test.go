@@ -1,6 +1,7 @@
 package router
 
 import (
+	"strings"
 	"testing"
 
 	"github.com/nats-io/nats.go"
@@ -30,6 +31,22 @@ func FuzzReceivePost(f *testing.F) {
 		f.Fatal(err)
 	}
 	f.Fuzz(func(_ *testing.T, data []byte) { n.receivePost(&nats.Msg{Data: data, Reply: "r"}) })
+}
+
+// What cannot be the name of a session, or of a node, costs no message.
+func TestPostsThatNobodyCanTake(t *testing.T) {
+	n, err := New(Config{NodeID: "n1", Core: new(nats.Conn), Sessions: noSessions{}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for what, at := range map[string][2]string{
+		"a name that is too long": {"n2", strings.Repeat("x", maxSessionName+1)}, "a name with a line feed": {"n2", "a\nb"},
+		"a wildcard": {"*", "a"}, "no node": {"", "a"},
+	} {
+		if err := n.Post(t.Context(), at[0], at[1], nil); CodeOf(err) != CodeNotOnline {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
 }
 
 func TestNodeTokens(t *testing.T) {
