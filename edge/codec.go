@@ -128,14 +128,23 @@ func (k kind) appendReply(b []byte, r *protocol.Reply) ([]byte, error) {
 	return k.appendLine(b, enc), nil
 }
 
-// appendLine appends one JSON value without line breaks as k delimits it.
+// appendLine appends one JSON value without line feeds as k delimits it. In events a
+// carriage return ends a line, too (WHATWG HTML section 9.2.5); in JSON it can only
+// stand between values, where a space means the same.
 func (k kind) appendLine(b, line []byte) []byte {
 	switch {
 	case k == jsonStream:
 		return append(append(b, line...), '\n')
 	case k == sse || k == uniSSE:
 		b = append(append(b, "data: "...), line...)
-		return append(b, "\n\n"...)
+		for rest := b[len(b)-len(line):]; ; {
+			i := bytes.IndexByte(rest, '\r')
+			if i < 0 {
+				return append(b, "\n\n"...)
+			}
+			rest[i] = ' '
+			rest = rest[i+1:]
+		}
 	case len(b) > frameHead:
 		b = append(b, '\n')
 	}

@@ -37,7 +37,9 @@ func (s *session) command(cmd *protocol.Command) bool {
 	}
 	switch method {
 	case "connect":
-		return s.withKey(cmd, s.srv.verifier, s.connectToken(cmd), func() bool { return s.connect(cmd) })
+		return s.withKey(cmd, s.srv.verifier, s.connectToken(cmd), func() bool {
+			return s.withSubKeys(cmd, s.subTokens(cmd), func() bool { return s.connect(cmd) })
+		})
 	case "subscribe":
 		return s.withKey(cmd, s.srv.subVerifier, cmd.Subscribe.Token, func() bool {
 			s.exclusive(cmd.Subscribe.Channel, func(c *channelState) { s.subscribe(cmd, c) }, nil)

@@ -111,6 +111,8 @@ type Config struct {
 	// browser) are always allowed.
 	AllowedOrigins []string
 
+	// Transports are those beside WebSocket.
+	Transports Transports
 	// Limits bound connections and commands of this edge.
 	Limits Limits
 	// UserLimit bounds the publications of a user over all edges; nil: it does not.
@@ -156,6 +158,7 @@ func DefaultConfig() Config {
 		APIOnNATS:        true,
 		RPCTimeout:       5 * time.Second,
 		RPCMaxInflight:   1024,
+		Transports:       defaultTransports(),
 	}
 }
 
@@ -189,5 +192,5 @@ func (c *Config) Validate() error {
 	check(c.RPCMaxInflight > 0, "rpc_max_inflight %d must be positive", c.RPCMaxInflight)
 	l := &c.Limits
 	check(min(l.Connections, l.ConnectionsPerIP, l.ConnectionsPerUser, l.ConnectBurst, l.CommandBurst) >= 0 && min(l.ConnectRate, l.CommandRate) >= 0, "a limit is negative")
-	return errors.Join(errs...)
+	return errors.Join(append(errs, c.Transports.validate())...)
 }

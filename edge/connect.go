@@ -16,7 +16,14 @@ func (s *session) connect(cmd *protocol.Command) bool {
 		return s.refuse(cmd, err)
 	}
 	s.srv.metrics.connects.WithLabelValues("ok").Inc()
-	if channels := s.serverChannels(&t); len(channels) > 0 {
+	channels := s.serverChannels(&t)
+	if s.kind.oneWay() {
+		if channels, err = s.wanted(cmd.Connect.Subs, &t, channels); err != nil {
+			s.fail(cmd, err)
+			return false
+		}
+	}
+	if len(channels) > 0 {
 		return s.start(cmd, t, channels)
 	}
 	return s.connectReply(cmd, &t, nil, nil)
@@ -44,10 +51,14 @@ func (s *session) connectReply(cmd *protocol.Command, t *token.Connection, subs 
 		return false
 	}
 	expires, ttl := lifetime(t.ExpireAt)
-	s.reply(cmd, &protocol.Reply{Connect: &protocol.ConnectResult{
+	result := &protocol.ConnectResult{
 		Client: s.id, Version: cfg.Version, Expires: expires, Ttl: ttl, Subs: subs,
-		Ping: uint32(cfg.PingInterval / time.Second), Pong: true, Time: now.UnixMilli(),
-	}})
+		Ping: uint32(cfg.PingInterval / time.Second), Pong: !s.kind.oneWay(), Time: now.UnixMilli(),
+	}
+	if c, ok := s.t.(*streamConn); ok && c.box != nil {
+		result.Session, result.Node = c.sessionName(s.id), cfg.NodeID
+	}
+	s.reply(cmd, &protocol.Reply{Connect: result})
 	whole := held.release(s)
 	s.srv.sessions.replied(s)
 	if !whole {

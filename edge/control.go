@@ -93,7 +93,7 @@ func (s *session) controlSubscribe(c *router.Control, done func(outcome)) {
 			return
 		}
 		info.ChanInfo = c.Info
-		sub := &router.Subscription{Channel: c.Channel, Subscriber: &serverSub{s: s}, Info: &info}
+		sub := &router.Subscription{Channel: c.Channel, Subscriber: s.laterSub(), Info: &info}
 		req := router.SubscribeRequest{Recoverable: true}
 		if c.Since != nil {
 			req.Recover, req.Position = true, *c.Since

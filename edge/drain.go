@@ -29,7 +29,9 @@ func (s *session) leaveIfDone() {
 // evenly over the drain window, and waits for commands in flight. When ctx ends
 // first, it stops pacing and waiting, and ends what is left.
 func (s *Server) Shutdown(ctx context.Context) error {
-	s.draining.Store(true)
+	if !s.draining.Swap(true) {
+		close(s.parting)
+	}
 	all := s.sessions.refuse()
 	s.drainQueues(ctx) // so that no worker that is about to leave gets another job
 	s.spread(ctx, all)

@@ -216,4 +216,8 @@ func (f *fakeRouter) Tell(req router.RPCRequest) error {
 	return err
 }
 
+func (f *fakeRouter) Post(context.Context, string, string, []byte) error {
+	return router.Errorf(router.CodeNotOnline, "no such node")
+}
+
 func (f *fakeRouter) ServeAPI(a router.API) { f.api = a }

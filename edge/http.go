@@ -16,15 +16,33 @@ import (
 func (s *Server) Handler() http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle("/connection/", s.Transports())
+	mux.Handle("/emulation", s.Transports())
+	mux.Handle("/poll", s.Transports())
 	mux.Handle("/api/", s.API())
 	mux.Handle("GET /health", s.Health())
 	return mux
 }
 
-// Transports serves the client transports, below /connection/.
+// Transports serves the client transports: /connection/, /emulation and /poll.
 func (s *Server) Transports() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /connection/websocket", s.serveWebSocket)
+	on := &s.cfg.Transports
+	for pattern, t := range map[string]struct {
+		on    bool
+		serve http.HandlerFunc
+	}{
+		"POST /connection/http_stream":  {on.HTTPStream, s.serveHTTPStream},
+		"GET /connection/sse":           {on.SSE, s.serveSSE},
+		"GET /connection/uni_websocket": {on.UniWebSocket, s.serveUniWebSocket},
+		"GET /connection/uni_sse":       {on.UniSSE, s.serveUniSSE},
+		"GET /poll":                     {on.Poll, s.servePoll},
+		"POST /emulation":               {on.HTTPStream || on.SSE, s.serveEmulation},
+	} {
+		if t.on {
+			mux.HandleFunc(pattern, notHead(t.serve))
+		}
+	}
 	return s.cors(mux)
 }
 
@@ -155,4 +173,16 @@ func (s *Server) apiKeyValid(r *http.Request) bool {
 		key = rest
 	}
 	return s.apiKeys.has(key)
+}
+
+// notHead refuses HEAD, which a pattern with GET takes too: there would be a session
+// that nobody reads.
+func notHead(next http.HandlerFunc) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		if r.Method == http.MethodHead {
+			w.WriteHeader(http.StatusMethodNotAllowed)
+			return
+		}
+		next(w, r)
+	}
 }

@@ -158,25 +158,32 @@ func (r refusal) status() (int, string) {
 // connection, or answers r and returns false. The seat must be released when the
 // connection has ended.
 func (s *Server) admit(w http.ResponseWriter, r *http.Request) (*seat, bool) {
-	var taken *seat
-	var why refusal
-	switch {
-	case s.draining.Load():
-		why = refusedDraining
-	case s.unready.Load():
-		why = refusedNotReady
-	default:
-		taken, why = s.turnstile.enter(r)
-	}
+	taken, why := s.enter(r)
 	if why == "" {
 		return taken, true
 	}
 	s.metrics.refuse(why)
+	answerRefusal(w, why)
+	return nil, false
+}
+
+// enter takes a place for the connection that r asks for, or returns why not.
+func (s *Server) enter(r *http.Request) (*seat, refusal) {
+	switch {
+	case s.draining.Load():
+		return nil, refusedDraining
+	case s.unready.Load():
+		return nil, refusedNotReady
+	default:
+		return s.turnstile.enter(r)
+	}
+}
+
+func answerRefusal(w http.ResponseWriter, why refusal) {
 	status, text := why.status()
 	w.Header().Set("Retry-After", "1")
 	w.Header().Set("Connection", "close")
 	http.Error(w, text, status)
-	return nil, false
 }
 
 // maxRefusedInRow is how many commands above the rate a connection may send, one

@@ -49,6 +49,8 @@ type metrics struct {
 	byDrop      map[string]prometheus.Counter
 
 	bytesIn, bytesOut, framesOut atomic.Int64
+
+	transports
 }
 
 func newMetrics(r prometheus.Registerer, connections func() float64) *metrics {
@@ -91,6 +93,7 @@ func newMetrics(r prometheus.Registerer, connections func() float64) *metrics {
 	for _, x := range dropReasons {
 		m.byDrop[x] = m.dropped.WithLabelValues(x)
 	}
+	m.transports.init(r)
 	m.rpc, m.reduced = newRPCMetrics(r), newReducedMetrics(r)
 	if r == nil {
 		return m

@@ -27,6 +27,7 @@ type Router interface {
 	AllowRPC(method string, who router.Access) error
 	RPC(ctx context.Context, req router.RPCRequest) ([]byte, error)
 	Tell(req router.RPCRequest) error
+	Post(ctx context.Context, node, session string, data []byte) error
 	ServeAPI(a router.API)
 }
 

@@ -8,6 +8,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/centrifugal/protocol"
 	"github.com/gorilla/websocket"
 
 	"github.com/headrace/headrace/edge/token"
@@ -45,6 +46,9 @@ type Server struct {
 	apiSlots chan struct{} // HTTP API calls under way
 	removals chan struct{} // of keys whose clients have gone
 
+	parting   chan struct{} // closed when Shutdown begins
+	pollSlots chan struct{} // polls that wait
+	forwards  chan struct{} // posted commands on their way to other nodes
 	pullSlots chan struct{} // pulls that wait, a part of apiSlots
 
 	draining atomic.Bool
@@ -69,6 +73,9 @@ func New(cfg Config, node Router, sessions *Sessions) (*Server, error) {
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	s.rpcSlots = make(chan struct{}, cfg.RPCMaxInflight)
 	s.apiSlots = make(chan struct{}, cfg.APIMaxInflight)
+	s.parting = make(chan struct{})
+	s.pollSlots = make(chan struct{}, cfg.Transports.PollMaxWaiting)
+	s.forwards = make(chan struct{}, cfg.Transports.EmulationMaxInflight)
 	s.pullSlots = make(chan struct{}, max(cfg.APIMaxInflight/2, 1))
 	s.removals = make(chan struct{}, maxKeyRemovals)
 	s.metrics = newMetrics(cfg.Registry, func() float64 { return float64(sessions.Count()) })
@@ -96,7 +103,11 @@ func New(cfg Config, node Router, sessions *Sessions) (*Server, error) {
 
 // serveWebSocket upgrades and returns: net/http's buffers, request and stack go
 // with it, and a fresh goroutine with a small stack reads the connection.
-func (s *Server) serveWebSocket(w http.ResponseWriter, r *http.Request) {
+func (s *Server) serveWebSocket(w http.ResponseWriter, r *http.Request) { s.upgrade(w, r, jsonWS, nil) }
+
+// upgrade makes a WebSocket of kind k, or of the one that the client asks for
+// instead of jsonWS. first is what it wants first, nil when it will say.
+func (s *Server) upgrade(w http.ResponseWriter, r *http.Request, k kind, first *protocol.Command) {
 	place, ok := s.admit(w, r)
 	if !ok {
 		return
@@ -108,9 +119,11 @@ func (s *Server) serveWebSocket(w http.ResponseWriter, r *http.Request) {
 		place.release()
 		return // Upgrade has answered
 	}
-	k := jsonWS
-	if ws.Subprotocol() == protobufSubprotocol || r.URL.Query().Get("format") == "protobuf" || r.URL.Query().Get("cf_protocol") == "protobuf" {
+	if q := r.URL.Query(); k == jsonWS && (ws.Subprotocol() == protobufSubprotocol || q.Get("format") == "protobuf" || q.Get("cf_protocol") == "protobuf") {
 		k = protobufWS
+	}
+	if k == uniWS {
+		freeHalfOpen(ws.NetConn(), s.cfg.PingInterval+s.cfg.PongTimeout)
 	}
 	conn := newWSConn(ws, k, s.cfg, s.metrics)
 	sess := newSession(s, k, conn, time.Now())
@@ -118,12 +131,26 @@ func (s *Server) serveWebSocket(w http.ResponseWriter, r *http.Request) {
 	sess.carry(s.requestToken(r))
 	sess.seat = place
 	// The check above may be long ago: add is what stop and Shutdown rely on.
-	if !s.sessions.add(sess, func() { s.readers.Add(1); go s.read(conn, sess) }) {
+	if !s.sessions.add(sess, func() {
+		s.opened(k)
+		if first != nil {
+			go s.readAfter(first, conn, sess)
+		} else {
+			go s.read(conn, sess)
+		}
+	}) {
 		conn.Close(disconnectShutdown)
 		conn.discard()
 		conn.drain()
 		place.release()
 	}
+}
+
+// opened counts a connection whose reading goroutine is about to begin.
+func (s *Server) opened(k kind) {
+	s.readers.Add(1)
+	s.metrics.open[k].Add(1)
+	s.metrics.opened[k].Add(1)
 }
 
 // read is the goroutine of a connection. It is parked in here nearly always, so

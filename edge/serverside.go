@@ -45,6 +45,8 @@ type holdback struct {
 	frames   [][]byte
 	bytes    int // of frames, at most Config.QueueBytes
 	overflow bool
+
+	trail *trail // of a plain EventSource with several channels; else nil
 }
 
 func (h *holdback) send(s *session, frame []byte) {
@@ -79,7 +81,7 @@ func (h *holdback) release(s *session) bool {
 	}
 	h.frames = nil
 	h.open.Store(true)
-	return !h.overflow
+	return h.trail.release() && !h.overflow
 }
 
 // starting is a connect command whose server-side subscriptions are being made.
@@ -99,6 +101,9 @@ type starting struct {
 type serverChannel struct {
 	name string
 	token.SubscribeOptions
+	// Of channels that a one-way client asked for.
+	expireAt  int64 // Unix seconds; 0 never
+	joinLeave bool
 }
 
 // serverChannels returns those of a client with token t, each once.
@@ -112,7 +117,7 @@ func (s *session) serverChannels(t *token.Connection) []serverChannel {
 	add := func(name string, o token.SubscribeOptions) {
 		if !seen[name] {
 			seen[name] = true
-			channels = append(channels, serverChannel{name, o})
+			channels = append(channels, serverChannel{name: name, SubscribeOptions: o})
 		}
 	}
 	for name, o := range t.Subs {
@@ -140,6 +145,9 @@ func (s *session) start(cmd *protocol.Command, t token.Connection, channels []se
 		return false
 	}
 	st := &starting{s: s, cmd: cmd, token: t, held: new(holdback), left: len(channels), subs: make(map[string]*protocol.SubscribeResult, len(channels))}
+	if s.kind == uniSSE && len(channels) > 1 {
+		st.held.trail = &trail{s: s}
+	}
 	for _, c := range channels {
 		if err := s.checkServerSide(c.name); err != nil {
 			s.fail(cmd, err)
@@ -155,10 +163,10 @@ func (s *session) start(cmd *protocol.Command, t token.Connection, channels []se
 	for _, c := range channels {
 		own := info
 		own.ChanInfo = c.Info
-		sub := &router.Subscription{Channel: c.name, Subscriber: &serverSub{s: s, held: st.held}, Info: &own,
+		sub := &router.Subscription{Channel: c.name, Subscriber: st.subscriber(), Info: &own,
 			NoPresence: off(c.Override.Presence), NoJoinLeave: off(c.Override.JoinLeave)}
 		// A client cannot ask for recovery here, so it is on wherever there is history.
-		req := router.SubscribeRequest{Recoverable: true, JoinLeave: on(c.Override.ForceJoinLeave)}
+		req := router.SubscribeRequest{Recoverable: true, JoinLeave: on(c.Override.ForceJoinLeave) || c.joinLeave}
 		if asked := cmd.Connect.Subs[c.name]; asked != nil && asked.Recover {
 			req.Recover = true
 			req.Position = router.Position{Offset: asked.Offset, Epoch: asked.Epoch}
@@ -186,12 +194,15 @@ func (s *session) checkServerSide(channel string) error {
 // subscribed is called on the channel's shard.
 func (st *starting) subscribed(sub *router.Subscription, c *serverChannel, since uint64, res router.SubscribeResult, err error) {
 	s := st.s
-	if err == nil && !s.keep(sub, 0, c.Allow) {
+	if err == nil && !s.keep(sub, c.expireAt, c.Allow) {
 		err = router.Errorf(router.CodeUnavailable, "closed")
+	}
+	if v, ok := sub.Subscriber.(*trailSub); ok && err == nil {
+		v.subscribedAt(sub.Channel, &res)
 	}
 	st.mu.Lock()
 	if err == nil {
-		r := s.subscribeResult(res, since, 0)
+		r := s.subscribeResult(res, since, c.expireAt)
 		r.Data = s.kind.wireBytes(c.Data)
 		st.subs[sub.Channel] = r
 	} else if st.err == nil {

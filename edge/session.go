@@ -80,16 +80,24 @@ func newUUID() string {
 func (s *session) onFrame(data []byte) bool {
 	alive := true
 	err := s.kind.decodeCommands(data, func(cmd *protocol.Command) bool {
-		if alive = s.admit(); alive {
-			alive = s.command(cmd)
-			s.end()
-		}
+		alive = s.take(cmd)
 		return alive
 	})
 	if err != nil && alive {
 		s.close(disconnectBadRequest)
 		return false
 	}
+	return alive
+}
+
+// take takes one command, when there is room for it. It returns false when the
+// session has ended.
+func (s *session) take(cmd *protocol.Command) bool {
+	if !s.admit() {
+		return false
+	}
+	alive := s.command(cmd)
+	s.end()
 	return alive
 }
 
@@ -130,8 +138,9 @@ func (s *session) end() {
 	s.leaveIfDone()
 }
 
-// settle waits until no command is in flight. Only the reading goroutine waits on
-// room, here and in admit.
+// settle waits until no command is in flight. Only one goroutine at a time waits on
+// room, here and in admit: the one that hands over commands, and then the one that
+// ends the session.
 func (s *session) settle() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -170,6 +179,10 @@ func (s *session) fail(cmd *protocol.Command, err error) {
 
 func (s *session) failWith(cmd *protocol.Command, p protoError) {
 	s.srv.metrics.errors.WithLabelValues(errorLabel(p.code)).Inc()
+	if s.kind.oneWay() {
+		s.close(oneWayDisconnect(p)) // it has no replies
+		return
+	}
 	s.reply(cmd, &protocol.Reply{Error: p.wire()})
 }
 
@@ -339,6 +352,7 @@ func (s *session) ended(d disconnect) {
 	s.leaveMaps(keyed)
 	s.srv.sessions.remove(s)
 	s.srv.metrics.disconnected(d)
+	s.srv.metrics.open[s.kind].Add(-1)
 }
 
 // tick is the session's part of the wheel, once a second: pings, and everything
@@ -365,7 +379,9 @@ func (s *session) tick(now time.Time) {
 		if !now.Before(s.pingAt) {
 			ping = true
 			s.pingAt = now.Add(cfg.PingInterval)
-			s.pongBy = now.Add(cfg.PongTimeout)
+			if !s.kind.oneWay() {
+				s.pongBy = now.Add(cfg.PongTimeout)
+			}
 		}
 		for _, c := range s.channels {
 			if c.sub != nil && c.expireAt > 0 && c.expireAt <= unix {

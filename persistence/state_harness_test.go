@@ -57,6 +57,7 @@ type noSessions struct{}
 
 func (noSessions) Message(router.Target, []byte) int { return 0 }
 func (noSessions) Count() int                        { return 0 }
+func (noSessions) Post(string, []byte) error         { return nil }
 func (noSessions) Control(context.Context, router.Control) router.Controlled {
 	return router.Controlled{}
 }

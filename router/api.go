@@ -239,6 +239,9 @@ type Sessions interface {
 	Message(t Target, data []byte) int
 	// Control does c to the matching sessions and waits until it took effect.
 	Control(ctx context.Context, c Control) Controlled
+	// Post hands commands to the session of that name, a secret, or returns an
+	// *Error. It does not block.
+	Post(session string, data []byte) error
 	// Count returns the number of sessions.
 	Count() int
 }

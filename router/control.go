@@ -68,10 +68,11 @@ func (n *Node) startControl() (stop func(), err error) {
 		}
 	}
 	for subject, handle := range map[string]nats.MsgHandler{
-		p + ctlHeartbeat:       n.members.receive,
-		p + ctlHello:           func(*nats.Msg) { n.members.beat(false) },
-		p + ctlAsk:             n.receiveQuestion,
-		n.replies.prefix + "*": n.replies.receive,
+		n.postSubject(n.cfg.NodeID): n.receivePost,
+		p + ctlHeartbeat:            n.members.receive,
+		p + ctlHello:                func(*nats.Msg) { n.members.beat(false) },
+		p + ctlAsk:                  n.receiveQuestion,
+		n.replies.prefix + "*":      n.replies.receive,
 	} {
 		s, err := nc.Subscribe(subject, handle)
 		if err != nil {

@@ -227,6 +227,7 @@ type noSessions struct{}
 
 func (noSessions) Message(Target, []byte) int                  { return 0 }
 func (noSessions) Count() int                                  { return 0 }
+func (noSessions) Post(string, []byte) error                   { return nil }
 func (noSessions) Control(context.Context, Control) Controlled { return Controlled{} }
 
 // client is a subscriber that records.

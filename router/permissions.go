@@ -29,6 +29,7 @@ func Permissions(cfg Config, opt PermissionOptions) natsperm.Set {
 	both(cfg.Prefix+ctlHeartbeat, "nodes tell of themselves")
 	both(cfg.Prefix+ctlHello, "a new node asks for the others")
 	both(cfg.Prefix+ctlAsk, "questions to all nodes: presence, channels, messages")
+	both(cfg.Prefix+".node.*.post", "commands that clients of HTTP streaming and SSE post to any node")
 	for _, ns := range cfg.Namespaces {
 		if ns.Members != "" {
 			continue // its channels are views of others

@@ -173,6 +173,7 @@ func (h *harness) startEdge() *edgeProc {
 		h.t.Fatal(err)
 	}
 	cfg := edge.DefaultConfig()
+	cfg.NodeID = e.id
 	cfg.Insecure, cfg.APIInsecure, cfg.Tokens.HMACSecret = true, true, tokenSecret
 	cfg.DrainWindow = 2 * time.Second
 	cfg.Queues, cfg.QueueRules = e.queues, h.queues

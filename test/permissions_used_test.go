@@ -188,6 +188,9 @@ func doEverything(ctx context.Context, t *testing.T, srv *natstest.Server, nc *n
 	outside := srv.Conn()
 	serveAndCall(ctx, t, node, outside)
 	must("plain publish", outside.Publish("hr.in.h.a", []byte(`"plain"`)))
+	if err := node.Post(ctx, "gone", "session", []byte("{}")); router.CodeOf(err) != router.CodeNotOnline {
+		t.Fatalf("post to a node that is gone: %v", err)
+	}
 	must("bad plain publish", outside.Publish("hr.in.h.a", []byte(`{`)))
 	expectDelivery(t, got, `"plain"`)
 	js, err := jetstream.New(outside)

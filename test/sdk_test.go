@@ -1,6 +1,7 @@
 package test
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"fmt"
@@ -192,5 +193,35 @@ func goRPC(t *testing.T, kind string, client *centrifuge.Client) {
 	res, err = client.RPC(t.Context(), "binary", nil)
 	if binary := kind == "protobuf"; binary != (err == nil) || binary && string(res.Data) != "\xff\x00" {
 		t.Errorf("binary answer: %q, %v", res.Data, err)
+	}
+}
+
+// runScript runs a JavaScript client that ends with status 0 when all is well, and
+// calls on with each line it prints. What on returns is the script's input.
+func runScript(t *testing.T, file string, on func(line string) string, env ...string) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, "node", file)
+	cmd.Dir = "js"
+	cmd.Env = append(os.Environ(), env...)
+	cmd.Stderr = os.Stderr
+	out, err := cmd.StdoutPipe()
+	in, inErr := cmd.StdinPipe()
+	if err = errors.Join(err, inErr); err == nil {
+		err = cmd.Start()
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	lines := bufio.NewScanner(out)
+	for lines.Scan() {
+		t.Log(lines.Text())
+		if answer := on(lines.Text()); answer != "" {
+			fmt.Fprintln(in, answer)
+		}
+	}
+	if err := cmd.Wait(); err != nil {
+		t.Errorf("%s: %v", file, err)
 	}
 }

@@ -15,6 +15,8 @@ import (
 func (n *node) clientHandler(cfg config.Config) http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle("/connection/", n.edge.Transports())
+	mux.Handle("/emulation", n.edge.Transports())
+	mux.Handle("/poll", n.edge.Transports())
 	mux.Handle("GET /health", n.edge.Health())
 	internal := cfg.Internal.Address != ""
 	if !internal {

@@ -96,6 +96,9 @@ func openListeners(cfg config.Config, log *slog.Logger) (clients, internal *web,
 	if err != nil {
 		return nil, nil, fmt.Errorf("serve clients: %w", err)
 	}
+	// Streams over HTTP/2 need not send anything, and their connection is not the
+	// edge's to watch: this is how a peer that has vanished is found.
+	clients.server.HTTP2 = &http.HTTP2Config{SendPingTimeout: cfg.Client.PingInterval, PingTimeout: cfg.Client.PongTimeout}
 	if cfg.Internal.Address != "" {
 		internal, err = listen(cfg.Internal.Address, cfg.Internal.TLS, cfg.Client.ConnectTimeout, log)
 		if err != nil {

@@ -120,6 +120,7 @@ func edgeConfig(cfg config.Config, nodeID string, log *slog.Logger, reg promethe
 	e.PersonalNamespace = cfg.Client.PersonalNS
 	e.MaxAPIBytes = int64(cfg.HTTPAPI.MaxBytes)
 	e.AllowedOrigins = cfg.Client.AllowedOrigins
+	e.Transports = edge.Transports(cfg.Transports)
 	e.APIKeys, e.Limits = cfg.HTTPAPI.Keys, edgeLimits(&cfg.Limits)
 	e.Registry, e.Log = reg, log.With("part", "edge")
 	return e

@@ -21,6 +21,7 @@ type Config struct {
 	Internal            Internal    `yaml:"internal"`
 	NATS                NATS        `yaml:"nats"`
 	Client              Client      `yaml:"client"`
+	Transports          Transports  `yaml:"transports"`
 	Limits              Limits      `yaml:"limits"`
 	HTTPAPI             HTTPAPI     `yaml:"http_api"`
 	RPC                 RPC         `yaml:"rpc"`
@@ -208,10 +209,11 @@ func Default() Config {
 			DrainWindow:      5 * time.Second,
 			WorkerGrace:      5 * time.Second,
 		},
-		Internal: Internal{PProf: true},
-		Limits:   defaultLimits(),
-		HTTPAPI:  HTTPAPI{MaxBytes: 4 << 20, MaxInflight: 512},
-		RPC:      RPC{Timeout: 5 * time.Second, MaxInflight: 1024},
+		Internal:   Internal{PProf: true},
+		Transports: defaultTransports(),
+		Limits:     defaultLimits(),
+		HTTPAPI:    HTTPAPI{MaxBytes: 4 << 20, MaxInflight: 512},
+		RPC:        RPC{Timeout: 5 * time.Second, MaxInflight: 1024},
 		Router: Router{
 			Linger:            30 * time.Second,
 			SweepInterval:     30 * time.Second,

@@ -25,6 +25,7 @@ func (d *decoder) validate(cfg *Config) {
 	validateNATS(&cfg.NATS, cfg.Data, check)
 	validateClient(&cfg.Client, check)
 	validateFrontDoor(cfg, check)
+	validateTransports(cfg, check)
 	validateInbox(cfg, check)
 	validateTokens(&cfg.Client, check)
 	check(cfg.HTTPAPI.MaxBytes > 0, "http_api.max_bytes", "%d must be positive", cfg.HTTPAPI.MaxBytes)
