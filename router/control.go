@@ -26,10 +26,13 @@ type question struct {
 	Control *Control        `json:"control,omitempty"`
 	User    string          `json:"user,omitempty"`
 	Number  uint64          `json:"number,omitempty"`
+	Views   []viewQuestion  `json:"views,omitempty"`
+	Limit   int             `json:"limit,omitempty"` // of members per channel; 0 is none
+	Node    string          `json:"node,omitempty"`  // whom it is for; "" is all
 }
 
 const (
-	askPresence = "presence"
+	askViews    = "members"
 	askStats    = "presence_stats"
 	askChannels = "channels"
 	askMessage  = "message"
@@ -44,12 +47,13 @@ type answerPart struct {
 	Part int    `json:"part,omitempty"` // 0, 1, 2 …: a hole is noticed
 	More bool   `json:"more,omitempty"`
 
-	Members  []json.RawMessage `json:"members,omitempty"` // Meta of each member
-	Users    []string          `json:"users,omitempty"`   // distinct on the node
-	Clients  int               `json:"clients,omitempty"`
-	Channels map[string]int    `json:"channels,omitempty"`
-	Count    int               `json:"count,omitempty"`
-	Refused  int               `json:"refused,omitempty"`
+	Upto     uint64         `json:"upto,omitempty"` // the node's version when it looked for Views
+	Views    []viewPart     `json:"views,omitempty"`
+	Users    []string       `json:"users,omitempty"` // distinct on the node
+	Clients  int            `json:"clients,omitempty"`
+	Channels map[string]int `json:"channels,omitempty"`
+	Count    int            `json:"count,omitempty"`
+	Refused  int            `json:"refused,omitempty"`
 }
 
 // maxAnswerItems bounds the items of one part: at about 0.5 KB each that is
@@ -69,7 +73,7 @@ func (n *Node) startControl() (stop func(), err error) {
 	}
 	for subject, handle := range map[string]nats.MsgHandler{
 		p + ctlHeartbeat:       n.members.receive,
-		p + ctlHello:           func(*nats.Msg) { n.members.beat(false) },
+		p + ctlHello:           func(*nats.Msg) { n.members.beat(false, nil) },
 		p + ctlAsk:             n.receiveQuestion,
 		n.replies.prefix + "*": n.replies.receive,
 	} {
@@ -89,6 +93,9 @@ func (n *Node) receiveQuestion(m *nats.Msg) {
 	var q question
 	if err := json.Unmarshal(m.Data, &q); err != nil || m.Reply == "" {
 		n.cfg.Metrics.dropped[dropMalformed].Inc()
+		return
+	}
+	if q.Node != "" && q.Node != n.cfg.NodeID {
 		return
 	}
 	if q.Kind == askInbox {
@@ -119,11 +126,11 @@ func (n *Node) answer(ctx context.Context, m *nats.Msg, q question) {
 	}
 }
 
-// answerTo returns this node's answer to q, at least one part.
+// answerTo returns this node's answer to q; no part is no answer.
 func (n *Node) answerTo(ctx context.Context, q question) []answerPart {
 	switch q.Kind {
-	case askPresence:
-		return membersAnswer(n.localMembers(ctx, q.Channel))
+	case askViews:
+		return n.viewsAnswer(ctx, q)
 	case askStats:
 		return statsAnswer(n.localMembers(ctx, q.Channel))
 	case askChannels:

@@ -31,6 +31,9 @@ type Node struct {
 	inbox                       *Inbox        // nil without inboxes
 	replies                     replies       // to questions of this node; see askSmall
 
+	versions    atomic.Uint64 // of members: one for each message that tells of changes
+	heldMembers atomic.Int64  // in all replicas
+
 	started time.Time
 	running atomic.Bool
 	serving chan struct{} // closed when running becomes true for the first time
@@ -55,6 +58,8 @@ func New(cfg Config) (*Node, error) {
 	setDefault(&cfg.HeartbeatInterval, time.Second)
 	setDefault(&cfg.MaxJoinBuffer, 4096)
 	setDefault(&cfg.RingCacheBytes, 64<<20)
+	setDefault(&cfg.PresenceMembers, 10_000)
+	setDefault(&cfg.PresenceNodeMembers, 500_000)
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}

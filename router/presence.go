@@ -3,39 +3,132 @@ package router
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"maps"
 	"regexp"
 	"slices"
 	"strings"
 	"sync"
-
-	"github.com/headrace/headrace/internal/planted"
 )
 
 // Presence returns the members of channel across the cluster by client id.
-func (n *Node) Presence(ctx context.Context, channel string) (map[string]*ClientInfo, error) {
+func (n *Node) Presence(ctx context.Context, channel string) (members map[string]*ClientInfo, err error) {
+	err = n.PresenceInOrder(ctx, channel, func(m map[string]*ClientInfo) { members = m })
+	return members, err
+}
+
+// maxInOrder is the most members that are told on a shard: telling takes about a
+// microsecond each, and the shard's channels wait.
+const maxInOrder = 1000
+
+// PresenceInOrder calls tell with the members of channel across the cluster by client
+// id. Where this node follows them and they are at most maxInOrder, it does so on the
+// channel's shard: joins and leaves that were delivered before are in it, those that
+// follow are not. tell must not block.
+func (n *Node) PresenceInOrder(ctx context.Context, channel string, tell func(map[string]*ClientInfo)) error {
 	if err := n.checkPresence(channel); err != nil {
-		return nil, err
+		return err
 	}
-	members := make(map[string]*ClientInfo)
+	got := make(map[string]*nodeViews)
 	var bad error
-	err := n.ask(ctx, question{Kind: askPresence, Channel: channel}, func(p answerPart) {
-		for _, raw := range p.Members {
-			meta, err := DecodeMeta(raw)
-			if err != nil || meta.Info == nil {
-				bad = err
-				continue
-			}
-			members[meta.Info.Client] = meta.Info
+	err := n.ask(ctx, question{Kind: askViews, Views: []viewQuestion{{Channel: channel}}}, func(p answerPart) {
+		a := got[p.Node]
+		if a == nil {
+			a = &nodeViews{}
+			got[p.Node] = a
+		}
+		if err := a.take(&p); err != nil {
+			bad = err
 		}
 	})
 	if err == nil && bad != nil {
 		err = Unavailable("presence", bad)
 	}
 	if err != nil {
-		return nil, err
+		return err
 	}
-	return members, nil
+	sh := n.shardOf(channel)
+	later := make(chan map[string]*ClientInfo, 1)
+	if !sh.post(func() {
+		members, followed := sh.presence(channel, got)
+		if followed && len(members) <= maxInOrder {
+			tell(members)
+			members = nil
+		}
+		later <- members
+	}) {
+		return Unavailable("this node", errStopped)
+	}
+	if members := <-later; members != nil { // shards run what was posted, also when they stop
+		tell(members)
+	}
+	return nil
+}
+
+// presence is what the answers of all nodes make of channel: where this node follows
+// its members, what it follows is as new at least, and in order with its pushes.
+func (sh *shard) presence(channel string, got map[string]*nodeViews) (members map[string]*ClientInfo, followed bool) {
+	members = make(map[string]*ClientInfo)
+	add := func(who member) {
+		if !who.hidden {
+			members[who.info.Client] = who.info
+		}
+	}
+	c := sh.channels[channel]
+	if c == nil || c.members == nil || !c.members.replica.level() {
+		for _, a := range got {
+			for _, who := range a.view(0).members {
+				add(who)
+			}
+		}
+		return members, false
+	}
+	r := c.members.replica
+	for node, a := range got {
+		if v := a.view(0); node != sh.n.cfg.NodeID && !r.plain && v.count <= sh.n.cfg.PresenceMembers {
+			r.snapshot(node, v)
+		}
+	}
+	if r.plain { // now: there are too many
+		return sh.presence(channel, got)
+	}
+	c.flush()
+	for _, s := range c.subs {
+		if who, ok := memberOf(s); ok {
+			add(who)
+		}
+	}
+	for _, v := range r.views {
+		for _, who := range v.members {
+			add(who)
+		}
+	}
+	return members, true
+}
+
+// Members calls tell on the shard of s with the members of its channel across the
+// cluster that presence, joins and leaves tell of, as s knows them: what is delivered
+// to s afterwards follows it. s must be subscribed, with SubscribeRequest.Exact. Where
+// it is not known who is there, tell gets an error.
+func (n *Node) Members(s *Subscription, tell func([]*ClientInfo, error)) {
+	sh := n.shardOf(s.Channel)
+	unknown := func(err error) { tell(nil, Unavailable("presence", err)) }
+	if !sh.post(func() {
+		switch {
+		case s.ended || s.ch == nil:
+			unknown(errors.New("the subscription has ended"))
+			return
+		case n.members.doubtful() || !s.ch.members.replica.level():
+			unknown(errors.New("some nodes are silent"))
+			return
+		}
+		s.ch.flush()
+		var infos []*ClientInfo
+		s.ch.members.replica.shown(func(info *ClientInfo) { infos = append(infos, info) })
+		tell(infos, nil)
+	}) {
+		unknown(errStopped)
+	}
 }
 
 // PresenceStats counts the members of channel across the cluster.
@@ -100,38 +193,14 @@ func (n *Node) Send(ctx context.Context, t Target, data []byte) (int, error) {
 
 // localMembers returns what this node's subscribers of channel tell of themselves.
 func (n *Node) localMembers(ctx context.Context, channel string) []*ClientInfo {
+	own, _ := n.ownMembers(ctx, channel)
 	var infos []*ClientInfo
-	sh := n.shardOf(channel)
-	onShard(ctx, sh, func() {
-		c := sh.channels[channel]
-		if c == nil {
-			return
+	for _, who := range append(own.members, n.plantedMembers(channel)...) {
+		if !who.hidden {
+			infos = append(infos, who.info)
 		}
-		for _, s := range c.subs {
-			if s.Info != nil && !s.NoPresence {
-				infos = append(infos, s.Info)
-			}
-		}
-	})
-	if planted.Bug(planted.DeadMembers) {
-		infos = append(infos, n.keptMembers(channel)...)
 	}
 	return infos
-}
-
-func membersAnswer(infos []*ClientInfo) []answerPart {
-	parts := []answerPart{}
-	for chunk := range slices.Chunk(infos, maxAnswerItems) {
-		var p answerPart
-		for _, info := range chunk {
-			p.Members = append(p.Members, Meta{Info: info}.Encode())
-		}
-		parts = append(parts, p)
-	}
-	if len(parts) == 0 {
-		parts = append(parts, answerPart{})
-	}
-	return parts
 }
 
 func statsAnswer(infos []*ClientInfo) []answerPart {
