@@ -20,16 +20,17 @@ func (ms *membership) beatNews() {
 	}
 	var mu sync.Mutex // guards what follows: onShard gives up when the node stops
 	var list []toldVersion
+	var lost uint64 // not all changes up to it are in list
 	for _, sh := range ms.n.shards {
 		onShard(ms.n.ctx, sh, func() {
 			told, forgot := sh.news(since)
 			mu.Lock()
 			defer mu.Unlock()
-			list, since = append(list, told...), max(since, forgot)
+			list, lost = append(list, told...), max(lost, forgot)
 		})
 	}
 	mu.Lock()
-	all := newNews(slices.Clone(list), min(since, upto), upto)
+	all := newNews(slices.Clone(list), min(max(since, lost), upto), upto)
 	mu.Unlock()
 	for _, news := range all {
 		if !ms.beat(false, news) {
