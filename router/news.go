@@ -4,6 +4,8 @@ import (
 	"slices"
 	"sync"
 	"time"
+
+	"github.com/headrace/headrace/internal/planted"
 )
 
 // newsBeats is how many heartbeats tell of a change. A node that misses as many is
@@ -46,6 +48,9 @@ func (ms *membership) beatNews() {
 // follow takes what the heartbeats of a node tell of joins and leaves. Callers hold
 // mu, so that the shards hear of a node's coming and going in order.
 func (ms *membership) follow(id string, p *peer, news *memberNews) {
+	if planted.Bug(planted.SkipMemberNews) {
+		return
+	}
 	list, err := news.decode()
 	if err != nil {
 		ms.n.cfg.Metrics.dropped[dropMalformed].Inc()

@@ -75,7 +75,7 @@ func (sh *shard) presence(channel string, got map[string]*nodeViews) (members ma
 		}
 	}
 	c := sh.channels[channel]
-	if c == nil || c.members == nil || !c.members.replica.level() {
+	if c == nil || c.members == nil || c.members.replica == nil || c.members.replica.plain {
 		for _, a := range got {
 			for _, who := range a.view(0).members {
 				add(who)
@@ -84,8 +84,11 @@ func (sh *shard) presence(channel string, got map[string]*nodeViews) (members ma
 		return members, false
 	}
 	r := c.members.replica
+	if r.loading { // so these are all answers that it waits for
+		r.loaded(0, got, nil)
+	}
 	for node, a := range got {
-		if v := a.view(0); node != sh.n.cfg.NodeID && !r.plain && v.count <= sh.n.cfg.PresenceMembers {
+		if v := a.view(0); node != sh.n.cfg.NodeID && !r.plain {
 			r.snapshot(node, v)
 		}
 	}
