@@ -29,6 +29,7 @@ type question struct {
 	Views   []viewQuestion  `json:"views,omitempty"`
 	Limit   int             `json:"limit,omitempty"` // of members per channel; 0 is none
 	Node    string          `json:"node,omitempty"`  // whom it is for; "" is all
+	From    string          `json:"from,omitempty"`  // who need not answer itself
 }
 
 const (
@@ -95,7 +96,7 @@ func (n *Node) receiveQuestion(m *nats.Msg) {
 		n.cfg.Metrics.dropped[dropMalformed].Inc()
 		return
 	}
-	if q.Node != "" && q.Node != n.cfg.NodeID {
+	if q.Node != "" && q.Node != n.cfg.NodeID || q.From == n.cfg.NodeID {
 		return
 	}
 	if q.Kind == askInbox {

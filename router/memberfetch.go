@@ -55,7 +55,7 @@ func (sh *shard) askFor(node string) {
 		}
 		return
 	}
-	q := question{Kind: askViews, Node: node, Limit: sh.n.cfg.PresenceMembers}
+	q := question{Kind: askViews, Node: node, From: sh.n.cfg.NodeID, Limit: sh.n.cfg.PresenceMembers}
 	var list []*replica
 	for r := range wanted {
 		delete(wanted, r)
@@ -126,7 +126,7 @@ func (r *replica) again(node string) {
 func (r *replica) loaded(i int, got map[string]*nodeViews, missing map[string]bool) {
 	r.loading = false
 	for node, a := range got {
-		if node != r.c.sh.n.cfg.NodeID {
+		if node != r.c.sh.n.cfg.NodeID { // which answers where presence was asked for
 			r.snapshot(node, a.view(i))
 		}
 		if r.plain {

@@ -84,6 +84,7 @@ func TestR4OwnNATSLost(t *testing.T) {
 			t.Errorf("presence while cut off: %v", err)
 		}
 		nodes[0].enter("here")
+		time.Sleep(time.Millisecond) // virtual
 		w.expect(t, "at the node itself", "+here")
 		other.expect(t, "the others", "-a", "-b", "+d")
 

@@ -24,7 +24,7 @@ const (
 	PartialPresence    Name = "partial-presence"     // presence is answered without the nodes that are slow
 	DeadMembers        Name = "dead-members"         // presence keeps the members of sessions that ended
 	NoCrashLeaves      Name = "no-crash-leaves"      // R4: the members at a node that is gone stay
-	SkipMemberNews     Name = "skip-member-news"     // R4: heartbeats are not compared with the joins and leaves that came
+	SkipMemberNews     Name = "skip-member-news"     // R4: versions of joins and leaves are not compared
 	LeakConnections    Name = "leak-connections"     // a goroutine stays behind for each connection
 
 	PushBeforeStore   Name = "push-before-store"   // Q1: a job is acknowledged before the store has answered
