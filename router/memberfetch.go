@@ -122,6 +122,12 @@ func (r *replica) again(node string) {
 	sh.memberChecks = append(sh.memberChecks, memberCheck{due: time.Now().Add(memberGrace), r: r, node: node})
 }
 
+// check looks in a moment whether what a heartbeat told of node has come.
+func (r *replica) check(node string) {
+	sh := r.c.sh
+	sh.memberChecks = append(sh.memberChecks, memberCheck{due: time.Now().Add(memberGrace), r: r, node: node, told: true})
+}
+
 // loaded takes the first answer of all nodes.
 func (r *replica) loaded(i int, got map[string]*nodeViews, missing map[string]bool) {
 	r.loading = false
@@ -166,8 +172,10 @@ func (r *replica) snapshot(node string, s viewAnswer) {
 		r.replace(v, s)
 	}
 	r.release(node, v)
-	if !r.plain && !v.asking && v.told > v.version {
-		r.ask(node, v)
+	if v.told <= s.upto {
+		v.told = 0 // it was told of another channel with that hash, or the answer has it
+	} else if !r.plain && v.told > v.version {
+		r.check(node)
 	}
 }
 
@@ -224,7 +232,7 @@ func (sh *shard) told(node string, list []toldVersion) {
 		}
 		if v := r.view(node); v.version < t.version {
 			v.told = max(v.told, t.version)
-			sh.memberChecks = append(sh.memberChecks, memberCheck{due: time.Now().Add(memberGrace), r: r, node: node, told: true})
+			r.check(node)
 		}
 	}
 }
@@ -285,6 +293,7 @@ type nodeViews struct {
 }
 
 type viewAnswer struct {
+	upto    uint64 // the node's version when it looked
 	version uint64
 	same    bool
 	count   int
@@ -297,7 +306,7 @@ func (a *nodeViews) view(i int) viewAnswer {
 	if v := a.views[i]; v != nil {
 		return *v
 	}
-	return viewAnswer{version: a.upto}
+	return viewAnswer{upto: a.upto, version: a.upto}
 }
 
 func (a *nodeViews) take(p *answerPart) error {
@@ -308,7 +317,7 @@ func (a *nodeViews) take(p *answerPart) error {
 		w := &p.Views[i]
 		v := a.views[w.Index]
 		if v == nil {
-			v = &viewAnswer{version: w.Version, same: w.Same, count: w.Count}
+			v = &viewAnswer{upto: a.upto, version: w.Version, same: w.Same, count: w.Count}
 			a.views[w.Index] = v
 		}
 		for j := range w.Members {
