@@ -106,5 +106,7 @@ const (
 	clearedChannel  = "small:cleared"
 	evictedChannel  = "evict:a" // busy enough to push the others out of their stream
 	presenceChannel = "eph:room"
-	roomChannel     = "room:hall" // nothing is published there: it is about who is there
+	// Nothing is published in these: they are about who is there.
+	roomChannel    = "room:hall"
+	watchedChannel = "room:gallery"
 )

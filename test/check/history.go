@@ -35,7 +35,8 @@ const (
 	Final  Kind = "final"  // in the end, the store has payload at offset of channel
 	Target Kind = "target" // in the end, channel stands at offset, says its leader
 
-	Members      Kind = "members"       // who, subscribed to channel with joins and leaves, was told who is there: client ids, in payload
+	AskMembers   Kind = "ask-members"   // who, subscribed to channel with joins and leaves, asks who is there
+	Members      Kind = "members"       // who was told who is there: client ids, in payload
 	MemberJoined Kind = "member-joined" // who was told that the client in payload came to channel
 	MemberLeft   Kind = "member-left"   // who was told that it left
 

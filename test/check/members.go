@@ -10,6 +10,7 @@ import (
 type visit struct {
 	stay
 	client string
+	asked  bool
 	known  time.Duration // when presence was answered; 0 is never
 	there  map[string]bool
 	came   map[string]time.Duration // when a client was first in the picture
@@ -48,7 +49,7 @@ func (v *verifier) members(events []Event) {
 					w.to, w.open = e.T, false
 				}
 			}
-		case Members, MemberJoined, MemberLeft:
+		case AskMembers, Members, MemberJoined, MemberLeft:
 			if w := now[e.Who+" "+e.Channel]; w != nil && w.open {
 				w.told(v, e)
 			}
@@ -64,6 +65,8 @@ func (v *verifier) members(events []Event) {
 func (w *visit) told(v *verifier, e *Event) {
 	bad := Violation{Rule: RuleMembers, T: e.T, Who: w.who, Channel: w.channel, Payload: e.Payload}
 	switch e.Kind {
+	case AskMembers:
+		w.asked = true
 	case Members:
 		w.known = e.T
 		w.there = make(map[string]bool)
@@ -95,7 +98,7 @@ func (w *visit) enter(id string, t time.Duration) {
 
 // judge compares the picture with who was there.
 func (w *visit) judge(v *verifier, all []*visit) {
-	if w.open && w.known == 0 {
+	if w.open && w.asked && w.known == 0 {
 		v.violated(Violation{Rule: RuleMembers, T: v.end, Who: w.who, Channel: w.channel}, "%s: %s (at %s) never learned who is there", w.channel, w.who, w.edge)
 	}
 	if w.known == 0 {

@@ -6,7 +6,8 @@ import (
 	"testing"
 )
 
-// room is two clients, a and b, one of which comes later and leaves; c asks too early.
+// room is two clients, a and b, one of which comes later and leaves; c asks too early,
+// and d comes and goes without asking.
 var room = []string{
 	"subscribed who=a ch=r:x at=e1 p=ida",
 	"member-joined who=a ch=r:x p=ida",
@@ -17,14 +18,18 @@ var room = []string{
 	"member-left who=a ch=r:x p=idb",
 	"subscribed who=c ch=r:x at=e2 p=idc",
 	"member-joined who=a ch=r:x p=idc",
+	"ask-members who=c ch=r:x",
 	"members who=c ch=r:x p=ida_idc",
+	"subscribed who=d ch=r:x at=e2 p=idd",
+	"member-joined who=a ch=r:x p=idd",
+	"member-joined who=c ch=r:x p=idd",
 	"ack ch=h:a p=z t=30s",
 }
 
 func TestGoodRoomPasses(t *testing.T) {
 	r := Verify(record(t, room...), testRules)
 	bad := slices.DeleteFunc(r.Violations, func(v Violation) bool { return v.Rule != RuleMembers })
-	if len(bad) > 0 || r.Joined != 3 || r.Left != 1 {
+	if len(bad) > 0 || r.Joined != 5 || r.Left != 1 {
 		t.Errorf("got %+v", r)
 	}
 }
@@ -48,7 +53,7 @@ func TestMembersRule(t *testing.T) {
 			return append(slices.Delete(slices.Clone(l), 8, 9), "member-joined who=a ch=r:x p=idc t=20s", "ack ch=h:a p=z t=40s")
 		}, "not told of c"},
 		"nor in the end, a join": {func(l []string) []string { return slices.Delete(slices.Clone(l), 8, 9) }, "does not know of c"},
-		"who never learns":       {func(l []string) []string { return slices.Delete(slices.Clone(l), 9, 10) }, "never learned"},
+		"who never learns":       {func(l []string) []string { return slices.Delete(slices.Clone(l), 10, 11) }, "never learned"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			r := Verify(record(t, tt.change(slices.Clone(room))...), testRules)

@@ -14,6 +14,7 @@ import (
 func (a *attendance) askMembers(channel string) {
 	a.mu.Lock() // the reply may come before Send returns
 	defer a.mu.Unlock()
+	a.f.History.Add(check.Event{Kind: check.AskMembers, Who: a.f.Name, At: a.edge, Channel: channel})
 	id, err := a.c.Send("presence", map[string]string{"channel": channel})
 	if err != nil {
 		return // the connection has ended
