@@ -34,6 +34,7 @@ type question struct {
 
 const (
 	askViews    = "members"
+	askPresence = "presence" // likewise, and understood by older nodes
 	askStats    = "presence_stats"
 	askChannels = "channels"
 	askMessage  = "message"
@@ -48,13 +49,14 @@ type answerPart struct {
 	Part int    `json:"part,omitempty"` // 0, 1, 2 …: a hole is noticed
 	More bool   `json:"more,omitempty"`
 
-	Upto     uint64         `json:"upto,omitempty"` // the node's version when it looked for Views
-	Views    []viewPart     `json:"views,omitempty"`
-	Users    []string       `json:"users,omitempty"` // distinct on the node
-	Clients  int            `json:"clients,omitempty"`
-	Channels map[string]int `json:"channels,omitempty"`
-	Count    int            `json:"count,omitempty"`
-	Refused  int            `json:"refused,omitempty"`
+	Upto     uint64            `json:"upto,omitempty"` // the node's version when it looked for Views
+	Views    []viewPart        `json:"views,omitempty"`
+	Members  []json.RawMessage `json:"members,omitempty"` // between older nodes and newer ones: Meta of each member
+	Users    []string          `json:"users,omitempty"`   // distinct on the node
+	Clients  int               `json:"clients,omitempty"`
+	Channels map[string]int    `json:"channels,omitempty"`
+	Count    int               `json:"count,omitempty"`
+	Refused  int               `json:"refused,omitempty"`
 }
 
 // maxAnswerItems bounds the items of one part: at about 0.5 KB each that is
@@ -74,7 +76,7 @@ func (n *Node) startControl() (stop func(), err error) {
 	}
 	for subject, handle := range map[string]nats.MsgHandler{
 		p + ctlHeartbeat:       n.members.receive,
-		p + ctlHello:           func(*nats.Msg) { n.members.beat(false, nil) },
+		p + ctlHello:           func(*nats.Msg) { n.members.hello() },
 		p + ctlAsk:             n.receiveQuestion,
 		n.replies.prefix + "*": n.replies.receive,
 	} {
@@ -130,7 +132,10 @@ func (n *Node) answer(ctx context.Context, m *nats.Msg, q question) {
 // answerTo returns this node's answer to q; no part is no answer.
 func (n *Node) answerTo(ctx context.Context, q question) []answerPart {
 	switch q.Kind {
-	case askViews:
+	case askPresence, askViews:
+		if len(q.Views) == 0 {
+			return olderAnswer(n.localMembers(ctx, q.Channel))
+		}
 		return n.viewsAnswer(ctx, q)
 	case askStats:
 		return statsAnswer(n.localMembers(ctx, q.Channel))

@@ -2,8 +2,6 @@ package router
 
 import (
 	"context"
-	"errors"
-	"maps"
 	"time"
 )
 
@@ -77,13 +75,22 @@ func (sh *shard) askFor(node string) {
 	}
 	sh.asking[node]++
 	sh.n.cfg.Metrics.members.asked.Inc()
+	asked := sh.n.memberClock.Load()
 	sh.n.async(func(ctx context.Context) {
-		got, missing, err := sh.n.gatherViews(ctx, q)
+		got, err := sh.n.gatherViews(ctx, q)
 		sh.post(func() {
 			sh.asking[node]--
+			a := memberAnswers{asked: asked, got: got, err: err}
+			if node == "" && err == nil {
+				a.missing = sh.n.members.unanswered(got)
+			}
 			for i, r := range list {
-				if !r.c.ended {
-					r.answered(node, i, got, missing, err)
+				switch {
+				case r.c.ended:
+				case node == "":
+					r.answered(i, a)
+				default:
+					r.answeredBy(node, i, a)
 				}
 			}
 			sh.askFor(node)
@@ -91,29 +98,61 @@ func (sh *shard) askFor(node string) {
 	})
 }
 
-// answered takes what node, or all nodes, said of the channel with index i in the
-// question. missing are nodes that are alive and did not answer.
-func (r *replica) answered(node string, i int, got map[string]*nodeViews, missing map[string]bool, err error) {
+// memberAnswers is what nodes answered to a question that was asked at a time of
+// memberClock. missing are nodes that are alive now and did not answer: some may have
+// come since.
+type memberAnswers struct {
+	asked   uint64
+	got     map[string]*nodeViews
+	missing []string
+	err     error
+}
+
+// unanswered returns the nodes that are alive and not in got. Those that come later
+// tell so to the shards later than the caller, who is on one, has looked.
+func (ms *membership) unanswered(got map[string]*nodeViews) (missing []string) {
+	for node := range ms.alive() {
+		if node != ms.n.cfg.NodeID && got[node] == nil {
+			missing = append(missing, node)
+		}
+	}
+	return missing
+}
+
+// load has all nodes asked.
+func (r *replica) load() {
+	r.loading, r.began = true, r.c.sh.n.memberClock.Add(1)
+	r.c.sh.want("", r)
+}
+
+// answered takes what all nodes said of the channel with index i in the question.
+func (r *replica) answered(i int, a memberAnswers) {
 	switch {
-	case node != "":
-		v := r.views[node]
-		if v == nil || !v.asking {
-			return // dropped meanwhile, or level by another answer
-		}
-		if a := got[node]; a != nil {
-			r.snapshot(node, a.view(i))
-		} else if r.c.sh.n.members.isAlive(node) {
-			r.again(node)
-		} else {
-			// The node was dropped, or is not known yet: its first heartbeat makes us ask.
-			r.gone(node)
-		}
-	case r.loading && err != nil:
+	case a.asked < r.began: // another question is on its way
+	case r.loading && a.err != nil && r.passing:
+		r.goPlain()
+	case r.loading && a.err != nil:
 		r.again("") // who waits is admitted by time
 	case r.loading:
-		r.loaded(i, got, missing)
-	case r.plain && err == nil:
-		r.unplain(i, got, missing)
+		r.loaded(i, a.got, a.missing)
+	case r.plain && a.err == nil && len(a.missing) == 0:
+		r.unplain(i, a.got)
+	}
+}
+
+// answeredBy takes what node said.
+func (r *replica) answeredBy(node string, i int, a memberAnswers) {
+	v := r.views[node]
+	if v == nil || !v.asking || a.asked < v.began {
+		return // dropped meanwhile, or level by another answer, or asked again
+	}
+	if views := a.got[node]; views != nil {
+		r.snapshot(node, views.view(i))
+	} else if r.c.sh.n.members.isAlive(node) {
+		r.again(node)
+	} else {
+		// The node was dropped, or is not known yet: its first heartbeat makes us ask.
+		r.gone(node)
 	}
 }
 
@@ -129,7 +168,14 @@ func (r *replica) check(node string) {
 }
 
 // loaded takes the first answer of all nodes.
-func (r *replica) loaded(i int, got map[string]*nodeViews, missing map[string]bool) {
+func (r *replica) loaded(i int, got map[string]*nodeViews, missing []string) {
+	if r.passing {
+		if len(missing) > 0 {
+			r.goPlain()
+			return
+		}
+		r.passing, r.open = false, false // what comes next was passed on
+	}
 	r.loading = false
 	for node, a := range got {
 		if node != r.c.sh.n.cfg.NodeID { // which answers where presence was asked for
@@ -139,18 +185,13 @@ func (r *replica) loaded(i int, got map[string]*nodeViews, missing map[string]bo
 			return
 		}
 	}
-	for node := range missing {
+	for _, node := range missing {
 		v := r.view(node)
 		v.missing = true
 		r.ask(node, v)
 	}
 	if !r.open {
 		r.admit()
-	}
-	for node, v := range r.views { // of nodes that came meanwhile
-		if got[node] == nil && !missing[node] {
-			r.release(node, v)
-		}
 	}
 }
 
@@ -160,11 +201,11 @@ func (r *replica) snapshot(node string, s viewAnswer) {
 		return
 	}
 	v := r.view(node)
-	v.asking, v.missing = false, false
+	v.asking, v.missing = false, s.older
 	others := r.count - len(v.members)
 	switch {
 	case s.version < v.version:
-	case s.same:
+	case s.same, s.older:
 	case s.count > len(s.members) || r.tooMany(others+s.count):
 		r.goPlain()
 		return
@@ -197,53 +238,70 @@ func (r *replica) replace(v *memberView, s viewAnswer) {
 	v.version = s.version
 }
 
-// release takes in the messages that were held.
+// release takes in the messages that were held. Where one is missing it looks again in
+// a moment, not at once: the answer should have had it.
 func (r *replica) release(node string, v *memberView) {
-	held := v.held
-	v.held = nil
-	for _, msg := range held {
-		r.receive(msg)
+	held, open := v.held, r.open
+	v.held, v.holds = nil, 0
+	for i := range held {
+		switch msg := held[i]; {
+		case r.plain && !open:
+			return // as in apply
+		case r.plain:
+			r.apply(v, msg)
+		case msg.version <= v.version:
+		case v.fits(&msg):
+			r.apply(v, msg)
+		default:
+			r.toldOf(node, msg.version)
+		}
 	}
-	if len(v.members) == 0 && v.version == 0 && !v.asking {
+	if len(v.members) == 0 && v.version == 0 && !v.asking && !v.missing {
 		delete(r.views, node) // nothing to remember
 	}
 }
 
-// unplain follows the channel again if its members have become fewer by a quarter.
-func (r *replica) unplain(i int, got map[string]*nodeViews, missing map[string]bool) {
+// unplain follows the channel again if its members have become fewer by a quarter. It
+// asks once more for them: since the answer nothing was held.
+func (r *replica) unplain(i int, got map[string]*nodeViews) {
 	count, limit := 0, r.c.sh.n.cfg.PresenceMembers
 	for _, a := range got {
 		count += a.view(i).count
 	}
-	if len(missing) > 0 || count > limit-limit/4 || r.tooMany(count) {
+	if count > limit-limit/4 || r.tooMany(count) {
 		return
 	}
-	r.plain, r.open = false, false // what passed meanwhile was pushed as it came
+	r.plain, r.passing = false, true
 	r.c.sh.n.cfg.Metrics.members.plain.Dec()
-	r.loaded(i, got, missing)
+	r.load()
 }
 
 // told takes what the heartbeats of node say.
 func (sh *shard) told(node string, list []toldVersion) {
 	for _, t := range list {
-		r := sh.replicas[t.hash]
-		if r == nil || r.plain {
-			continue
+		for r := sh.replicas[t.hash]; r != nil; r = r.next {
+			r.toldOf(node, t.version)
 		}
-		if v := r.view(node); v.version < t.version {
-			v.told = max(v.told, t.version)
+	}
+}
+
+func (r *replica) toldOf(node string, version uint64) {
+	if r.plain {
+		return
+	}
+	if v := r.view(node); v.version < version {
+		if v.told == 0 {
 			r.check(node)
 		}
+		v.told = max(v.told, version)
 	}
 }
 
 // suspectNode compares all channels with what node says of them.
 func (sh *shard) suspectNode(node string) {
-	for _, r := range sh.replicas {
+	for r := range sh.followed() {
 		if !r.plain && !r.loading {
-			if v := r.view(node); !v.asking {
-				r.ask(node, v)
-			}
+			r.ask(node, r.view(node))
 		}
 	}
 }
@@ -263,119 +321,59 @@ func (sh *shard) tickMembers(now time.Time) {
 		case ch.node == "":
 			sh.want("", r)
 		case v == nil || r.loading:
-		case !ch.told:
+		case v.asking && !ch.told:
 			sh.want(ch.node, r)
-		case v.version < v.told && !v.asking:
+		case v.asking || !ch.told: // the answer decides; or it is here
+		case v.version >= v.told:
+			v.told = 0
+		default:
 			sh.n.cfg.Metrics.members.healed.Inc()
 			r.ask(ch.node, v)
 		}
 	}
-	for _, r := range sh.replicas {
-		if !r.open && !now.Before(r.openBy) {
+	for len(sh.opening) > 0 && !sh.opening[0].openBy.After(now) {
+		if r := sh.opening[0]; !r.open && !r.c.ended {
 			r.admit()
 		}
+		sh.opening[0] = nil
+		sh.opening = sh.opening[1:]
 	}
 }
 
 // sweepPlain looks again at the channels with too many members.
 func (sh *shard) sweepPlain() {
-	for _, r := range sh.replicas {
+	for r := range sh.followed() {
 		if r.plain {
 			sh.want("", r)
 		}
 	}
 }
 
-// nodeViews is a node's whole answer.
-type nodeViews struct {
-	upto  uint64
-	views map[int]*viewAnswer
-}
-
-type viewAnswer struct {
-	upto    uint64 // the node's version when it looked
-	version uint64
-	same    bool
-	count   int
-	members []member // fewer than count: there are too many
-}
-
-// view returns the answer for the channel with index i. One that was not mentioned
-// was empty as of upto.
-func (a *nodeViews) view(i int) viewAnswer {
-	if v := a.views[i]; v != nil {
-		return *v
-	}
-	return viewAnswer{upto: a.upto, version: a.upto}
-}
-
-func (a *nodeViews) take(p *answerPart) error {
-	if a.views == nil {
-		a.upto, a.views = p.Upto, make(map[int]*viewAnswer)
-	}
-	for i := range p.Views {
-		w := &p.Views[i]
-		v := a.views[w.Index]
-		if v == nil {
-			v = &viewAnswer{upto: a.upto, version: w.Version, same: w.Same, count: w.Count}
-			a.views[w.Index] = v
-		}
-		for j := range w.Members {
-			who, err := w.Members[j].decode()
-			if err != nil {
-				return err
-			}
-			v.members = append(v.members, who)
-		}
-	}
-	return nil
-}
-
 // gatherViews asks for members as long as the timeouts above allow. It fails when
-// nobody can be asked; missing are nodes that are alive and have not answered in full.
-func (n *Node) gatherViews(ctx context.Context, q question) (got map[string]*nodeViews, missing map[string]bool, err error) {
+// nobody can be asked.
+func (n *Node) gatherViews(ctx context.Context, q question) (map[string]*nodeViews, error) {
 	timeout := openTimeout
 	if q.Node != "" {
 		timeout = nodeTimeout
 	}
 	if err := n.members.settled(ctx); err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
-	got, missing = make(map[string]*nodeViews), n.members.alive()
-	delete(missing, n.cfg.NodeID) // knows itself
+	waitFor := n.members.alive()
+	delete(waitFor, n.cfg.NodeID) // knows itself
 	if q.Node != "" {
-		missing = map[string]bool{q.Node: true}
+		waitFor = map[string]bool{q.Node: true}
 	}
-	if len(missing) == 0 {
-		return got, missing, nil
-	}
-	partial := make(map[string]*nodeViews)
-	bad := false
-	err = n.askIn(ctx, q, maxMemberParts, missing, func(p answerPart) {
-		a := partial[p.Node]
-		if a == nil {
-			a = &nodeViews{}
-			partial[p.Node] = a
-		}
-		if a.take(&p) != nil {
-			bad = true
-		}
-		if !p.More {
-			got[p.Node] = a
-		}
-	})
-	if bad {
-		n.cfg.Metrics.dropped[dropMalformed].Inc()
-		return nil, nil, errors.New("malformed answer")
-	}
-	missing = maps.Clone(missing)
-	for node := range got {
-		delete(missing, node)
-	}
+	answers := make(viewAnswers)
+	err := n.askIn(ctx, q, maxMemberParts, waitFor, answers.take)
 	if err != nil && ctx.Err() == nil {
-		return nil, nil, err
+		return nil, err
 	}
-	return got, missing, nil
+	got, bad := answers.whole()
+	if bad > 0 { // asked again, by itself
+		n.cfg.Metrics.dropped[dropMalformed].Add(float64(bad))
+	}
+	return got, nil
 }

@@ -88,7 +88,7 @@ func TestR4OrderWithinAPass(t *testing.T) {
 			subscribe(&Subscription{Channel: room, Subscriber: late, Info: &ClientInfo{Client: "late"}})
 			subscribe(asked.sub)
 			sh.unsubscribe(y.sub, nil)
-			members, followed := sh.presence(room, nil)
+			members, followed, _ := sh.presence(room, memberAnswers{})
 			if !followed || len(members) != 1 || members["late"] == nil {
 				t.Errorf("members: %v", members)
 			}

@@ -30,20 +30,19 @@ type membership struct {
 }
 
 type peer struct {
-	info NodeInfo
-	seen time.Time
-	// covered is up to where the node's joins and leaves were heard of, once follows
-	// is set; see memberNews.
-	covered uint64
-	follows bool
+	info    NodeInfo
+	seen    time.Time
+	older   bool   // it tells nobody of its members
+	covered uint64 // up to where its joins and leaves were heard of; see memberNews
 }
 
 // heartbeat is NodeInfo, whether the node says goodbye, and what it has to tell of
 // joins and leaves.
 type heartbeat struct {
 	NodeInfo
-	Bye  bool        `json:"bye,omitempty"`
-	News *memberNews `json:"news,omitempty"`
+	Bye   bool        `json:"bye,omitempty"`
+	Views bool        `json:"views,omitempty"` // of all but older nodes, see olderAnswer
+	News  *memberNews `json:"news,omitempty"`
 }
 
 func newMembership(n *Node) *membership {
@@ -104,8 +103,15 @@ func (ms *membership) self() NodeInfo {
 	return info
 }
 
+// hello answers a new node; not after the goodbye.
+func (ms *membership) hello() {
+	if ms.n.ctx.Err() == nil {
+		ms.beat(false, nil)
+	}
+}
+
 func (ms *membership) beat(bye bool, news *memberNews) bool {
-	b, err := json.Marshal(heartbeat{NodeInfo: ms.self(), Bye: bye, News: news})
+	b, err := json.Marshal(heartbeat{NodeInfo: ms.self(), Bye: bye, Views: true, News: news})
 	if err == nil {
 		err = ms.n.cfg.Core.Publish(ms.n.cfg.Prefix+ctlHeartbeat, b)
 	}
@@ -142,7 +148,7 @@ func (ms *membership) receive(m *nats.Msg) {
 			p.seen = now
 		}
 	}
-	known.info, known.seen = hb.NodeInfo, now
+	known.info, known.seen, known.older = hb.NodeInfo, now, !hb.Views
 	if hb.News != nil && hb.ID != ms.n.cfg.NodeID {
 		ms.follow(hb.ID, known, hb.News)
 	}

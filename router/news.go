@@ -56,8 +56,8 @@ func (ms *membership) follow(id string, p *peer, news *memberNews) {
 		ms.n.cfg.Metrics.dropped[dropMalformed].Inc()
 		return
 	}
-	if !p.follows || news.Since > p.covered {
-		p.follows, p.covered = true, max(p.covered, news.Upto)
+	if news.Since > p.covered {
+		p.covered = news.Upto
 		for _, sh := range ms.n.shards {
 			sh.post(func() { sh.suspectNode(id) })
 		}
@@ -88,13 +88,13 @@ func (ms *membership) dropped(id string) {
 
 // dropNode drops the members at a node that is no more.
 func (sh *shard) dropNode(id string) {
-	for _, r := range sh.replicas {
+	for r := range sh.followed() {
 		r.gone(id)
 	}
 }
 
 // doubtful reports whether it is not known who is in the cluster: this node is deaf,
-// or another is silent and not known to be gone.
+// or another is silent and not known to be gone, or too old to tell.
 func (ms *membership) doubtful() bool {
 	ms.mu.Lock()
 	defer ms.mu.Unlock()
@@ -102,7 +102,7 @@ func (ms *membership) doubtful() bool {
 		return true
 	}
 	for _, p := range ms.nodes {
-		if time.Since(p.seen) > missedHeartbeats*ms.n.cfg.HeartbeatInterval {
+		if p.older || time.Since(p.seen) > missedHeartbeats*ms.n.cfg.HeartbeatInterval {
 			return true
 		}
 	}

@@ -29,71 +29,91 @@ func (n *Node) PresenceInOrder(ctx context.Context, channel string, tell func(ma
 	if err := n.checkPresence(channel); err != nil {
 		return err
 	}
-	got := make(map[string]*nodeViews)
-	var bad error
-	err := n.ask(ctx, question{Kind: askViews, Views: []viewQuestion{{Channel: channel}}}, func(p answerPart) {
-		a := got[p.Node]
-		if a == nil {
-			a = &nodeViews{}
-			got[p.Node] = a
+	for range maxAskAgain {
+		asked := n.memberClock.Load()
+		answers := make(viewAnswers)
+		q := question{Kind: askPresence, Channel: channel, Views: []viewQuestion{{Channel: channel}}}
+		if err := n.ask(ctx, q, answers.take); err != nil {
+			return err
 		}
-		if err := a.take(&p); err != nil {
-			bad = err
+		got, bad := answers.whole()
+		if bad > 0 {
+			n.cfg.Metrics.dropped[dropMalformed].Add(float64(bad))
+			return Unavailable("presence", errMalformedAnswer)
 		}
-	})
-	if err == nil && bad != nil {
-		err = Unavailable("presence", bad)
+		again, err := n.tellPresence(channel, memberAnswers{asked: asked, got: got}, tell)
+		if !again {
+			return err
+		}
 	}
-	if err != nil {
-		return err
-	}
+	return Unavailable("presence", errors.New("the channel's members are just being learned"))
+}
+
+// maxAskAgain bounds how often presence is asked for again because the node began to
+// follow the channel after it had asked.
+const maxAskAgain = 3
+
+var errMalformedAnswer = errors.New("malformed answer")
+
+func (n *Node) tellPresence(channel string, a memberAnswers, tell func(map[string]*ClientInfo)) (again bool, err error) {
 	sh := n.shardOf(channel)
 	later := make(chan map[string]*ClientInfo, 1)
 	if !sh.post(func() {
-		members, followed := sh.presence(channel, got)
-		if followed && len(members) <= maxInOrder {
+		members, followed, known := sh.presence(channel, a)
+		if again = !known; again {
+			members = nil
+		} else if followed && len(members) <= maxInOrder {
 			tell(members)
 			members = nil
 		}
 		later <- members
 	}) {
-		return Unavailable("this node", errStopped)
+		return false, Unavailable("this node", errStopped)
 	}
 	if members := <-later; members != nil { // shards run what was posted, also when they stop
 		tell(members)
 	}
-	return nil
+	return again, nil
 }
 
 // presence is what the answers of all nodes make of channel: where this node follows
-// its members, what it follows is as new at least, and in order with its pushes.
-func (sh *shard) presence(channel string, got map[string]*nodeViews) (members map[string]*ClientInfo, followed bool) {
+// its members, what it follows is as new at least, and in order with its pushes. It is
+// not known when messages began to be held after the nodes were asked.
+func (sh *shard) presence(channel string, a memberAnswers) (members map[string]*ClientInfo, followed, known bool) {
 	members = make(map[string]*ClientInfo)
 	add := func(who member) {
 		if !who.hidden {
 			members[who.info.Client] = who.info
 		}
 	}
+	for _, views := range a.got {
+		for _, who := range views.older {
+			add(who)
+		}
+	}
 	c := sh.channels[channel]
 	if c == nil || c.members == nil || c.members.replica == nil || c.members.replica.plain {
-		for _, a := range got {
-			for _, who := range a.view(0).members {
+		for _, views := range a.got {
+			for _, who := range views.view(0).members {
 				add(who)
 			}
 		}
-		return members, false
+		return members, false, true
 	}
 	r := c.members.replica
-	if r.loading { // so these are all answers that it waits for
-		r.loaded(0, got, nil)
+	if r.loading {
+		if a.asked < r.began {
+			return nil, false, false
+		}
+		r.loaded(0, a.got, sh.n.members.unanswered(a.got)) // these are all answers that it waits for
 	}
-	for node, a := range got {
-		if v := a.view(0); node != sh.n.cfg.NodeID && !r.plain {
-			r.snapshot(node, v)
+	for node, views := range a.got {
+		if node != sh.n.cfg.NodeID && !r.plain {
+			r.snapshot(node, views.view(0))
 		}
 	}
 	if r.plain { // now: there are too many
-		return sh.presence(channel, got)
+		return sh.presence(channel, a)
 	}
 	c.flush()
 	for _, s := range c.subs {
@@ -106,7 +126,7 @@ func (sh *shard) presence(channel string, got map[string]*nodeViews) (members ma
 			add(who)
 		}
 	}
-	return members, true
+	return members, true, true
 }
 
 // Members calls tell on the shard of s with the members of its channel across the

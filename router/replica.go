@@ -1,6 +1,7 @@
 package router
 
 import (
+	"iter"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -18,12 +19,15 @@ import (
 type replica struct {
 	c       *liveChannel
 	m       *channelMembers
+	next    *replica // of another channel with that hash
 	sub     *nats.Subscription
 	views   map[string]*memberView // by node
 	count   int                    // members in views
+	began   uint64                 // answers to questions from before this time of memberClock are too old
 	loading bool                   // all nodes are being asked; messages are held
 	open    bool                   // subscribers are admitted, changes are pushed
 	plain   bool                   // too many members: see goPlain
+	passing bool                   // it was plain: while loading, messages are also passed on
 	waiting []*joiner              // until open
 	openBy  time.Time              // when they are admitted at the latest
 	users   map[string]int         // clients of each user, those here included; nil until somebody wants to know
@@ -32,16 +36,18 @@ type replica struct {
 // memberView is the members at one node.
 type memberView struct {
 	version uint64 // of what is in members
-	told    uint64 // the newest version that a heartbeat told
+	told    uint64 // the newest version that a heartbeat told, while a look at it is due
 	asking  bool   // the node is being asked for all; messages are held
+	began   uint64 // of asking, as in replica
 	missing bool   // it has not answered since all were asked
 	held    []memberMessage
+	holds   int               // changes in held
 	members map[string]member // by client
 }
 
-// maxHeld bounds the messages held per view while its node is asked. Above it they
-// are dropped, which the next one or a heartbeat shows.
-const maxHeld = 256
+// maxHeld bounds the changes held per view while its node is asked. Above it they
+// are dropped, which the next message or a heartbeat shows.
+const maxHeld = 4096
 
 // maxOpenWait bounds how long the first subscriber of a channel waits until the node
 // knows who is there. Nodes that answer later show as joins then.
@@ -69,12 +75,42 @@ func (m *channelMembers) watch() error {
 	if err != nil {
 		return err
 	}
-	m.replica = &replica{c: m.c, m: m, sub: sub, views: make(map[string]*memberView), loading: true, openBy: time.Now().Add(maxOpenWait)}
+	m.replica = &replica{c: m.c, m: m, sub: sub, views: make(map[string]*memberView), openBy: time.Now().Add(maxOpenWait)}
 	sh.bySub[sub] = m.c
-	sh.replicas[m.hash] = m.replica
+	m.replica.next, sh.replicas[m.hash] = sh.replicas[m.hash], m.replica
+	sh.opening = append(sh.opening, m.replica)
 	sh.n.cfg.Metrics.members.replicas.Inc()
-	sh.want("", m.replica) // the question follows the subscription on the same connection
+	m.replica.load() // the question follows the subscription on the same connection
 	return nil
+}
+
+// followed yields the replicas of the shard.
+func (sh *shard) followed() iter.Seq[*replica] {
+	return func(yield func(*replica) bool) {
+		for _, r := range sh.replicas {
+			for ; r != nil; r = r.next {
+				if !yield(r) {
+					return
+				}
+			}
+		}
+	}
+}
+
+// unfollow takes r out.
+func (sh *shard) unfollow(r *replica) {
+	first := sh.replicas[r.m.hash]
+	switch {
+	case first == r && r.next == nil:
+		delete(sh.replicas, r.m.hash)
+	case first == r:
+		sh.replicas[r.m.hash] = r.next
+	default:
+		for first.next != r {
+			first = first.next
+		}
+		first.next = r.next
+	}
 }
 
 // end gives the replica up, with the channel's interest.
@@ -86,7 +122,7 @@ func (m *channelMembers) end() {
 	m.replica = nil
 	sh := m.c.sh
 	delete(sh.bySub, r.sub)
-	delete(sh.replicas, m.hash)
+	sh.unfollow(r)
 	r.sub.Unsubscribe() //nolint:errcheck // fails only when the connection is closed, and then interest is gone
 	r.forget()
 	sh.n.cfg.Metrics.members.replicas.Dec()
@@ -127,19 +163,21 @@ func (r *replica) receive(msg memberMessage) {
 	if !n.members.isAlive(msg.node) {
 		return // late, of a node that was dropped; or early, and its first heartbeat makes us ask
 	}
-	if r.plain {
+	if r.plain || r.passing {
 		for _, ch := range msg.changes {
 			r.push(ch.member, ch.join)
 		}
+	}
+	if r.plain {
 		return
 	}
 	v := r.view(msg.node)
 	switch {
-	case msg.version <= v.version && !r.loading && !v.asking:
-		return // known from an answer
 	case r.loading || v.asking:
 		r.hold(v, msg)
-	case msg.prev == v.version || msg.prev == 0 && len(v.members) == 0 || planted.Bug(planted.SkipMemberNews):
+	case msg.version <= v.version:
+		return // known from an answer
+	case v.fits(&msg):
 		r.apply(v, msg)
 	default:
 		n.cfg.Metrics.members.healed.Inc()
@@ -148,28 +186,37 @@ func (r *replica) receive(msg memberMessage) {
 	}
 }
 
+// fits reports whether msg follows what is in v.
+func (v *memberView) fits(msg *memberMessage) bool {
+	return msg.prev == v.version || msg.prev == 0 && len(v.members) == 0 || planted.Bug(planted.SkipMemberNews)
+}
+
 func (r *replica) hold(v *memberView, msg memberMessage) {
-	if len(v.held) >= maxHeld {
-		v.held = nil
+	if v.holds > 0 && v.holds+len(msg.changes) > maxHeld {
+		v.held, v.holds = nil, 0
 	}
-	v.held = append(v.held, msg)
+	v.held, v.holds = append(v.held, msg), v.holds+len(msg.changes)
 }
 
 // ask has the node asked for all of its members.
 func (r *replica) ask(node string, v *memberView) {
-	v.asking = true
+	v.asking, v.began = true, r.c.sh.n.memberClock.Add(1)
 	r.c.sh.want(node, r)
 }
 
+// apply takes msg in. When there are too many members by then, what follows is passed
+// on, unless nobody hears of it now, or it was passed on before.
 func (r *replica) apply(v *memberView, msg memberMessage) {
+	open := r.open
 	for _, ch := range msg.changes {
-		if ch.join {
+		switch {
+		case r.plain && open:
+			r.push(ch.member, ch.join)
+		case r.plain:
+		case ch.join:
 			r.add(v, ch.member)
-		} else {
+		default:
 			r.remove(v, ch.info.Client)
-		}
-		if r.plain {
-			return
 		}
 	}
 	v.version = msg.version
@@ -307,7 +354,7 @@ func (r *replica) goPlain() {
 		r.c.sh.n.cfg.Metrics.members.plain.Inc()
 	}
 	r.forget()
-	r.loading = false
+	r.loading, r.passing = false, false
 	c := r.c
 	c.flush()
 	for i := 0; i < len(c.subs); {

@@ -37,7 +37,8 @@ type shard struct {
 	idleAt   time.Time                              // next look for channels nobody uses
 
 	// Of members, owned by run.
-	replicas     map[uint64]*replica              // by hash of the channel
+	replicas     map[uint64]*replica              // by hash of the channel, chained; see followed
+	opening      []*replica                       // oldest first
 	memberChecks []memberCheck                    // oldest first
 	wanted       map[string]map[*replica]struct{} // to be asked for, by node
 	asking       map[string]int                   // questions on their way, by node
