@@ -19,19 +19,18 @@ type nodeViews struct {
 type viewAnswer struct {
 	upto    uint64
 	version uint64
-	older   bool // the node cannot say
 	same    bool
 	count   int
 	members []member // fewer than count: there are too many
 }
 
 // view returns the answer for the channel with index i. One that was not mentioned
-// was empty as of upto.
+// was empty as of upto. What older nodes have is not followed: membership knows them.
 func (a *nodeViews) view(i int) viewAnswer {
 	if v := a.views[i]; v != nil {
 		return *v
 	}
-	return viewAnswer{upto: a.upto, version: a.upto, older: a.upto == 0}
+	return viewAnswer{upto: a.upto, version: a.upto}
 }
 
 func (all viewAnswers) take(p answerPart) {

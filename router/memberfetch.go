@@ -201,11 +201,11 @@ func (r *replica) snapshot(node string, s viewAnswer) {
 		return
 	}
 	v := r.view(node)
-	v.asking, v.missing = false, s.older
+	v.asking, v.missing = false, false
 	others := r.count - len(v.members)
 	switch {
 	case s.version < v.version:
-	case s.same, s.older:
+	case s.same:
 	case s.count > len(s.members) || r.tooMany(others+s.count):
 		r.goPlain()
 		return
@@ -256,7 +256,7 @@ func (r *replica) release(node string, v *memberView) {
 			r.toldOf(node, msg.version)
 		}
 	}
-	if len(v.members) == 0 && v.version == 0 && !v.asking && !v.missing {
+	if len(v.members) == 0 && v.version == 0 && !v.asking {
 		delete(r.views, node) // nothing to remember
 	}
 }

@@ -115,7 +115,7 @@ func (m *memberNode) kill() {
 func (m *memberNode) deafen(deaf bool) {
 	for _, sh := range m.shards {
 		onShard(context.Background(), sh, func() {
-			for _, r := range sh.replicas {
+			for r := range sh.followed() {
 				if deaf {
 					delete(sh.bySub, r.sub)
 				} else {
