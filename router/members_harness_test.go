@@ -34,6 +34,7 @@ type memberNode struct {
 	mu    sync.Mutex // guards the fields below
 	cut   bool
 	conns []net.Conn
+	still chan struct{} // closed when what comes from NATS may be read; nil is now
 }
 
 // InProcessConn is how the node dials NATS.
@@ -44,8 +45,39 @@ func (m *memberNode) InProcessConn() (net.Conn, error) {
 		return nil, errors.New("cut")
 	}
 	c, err := m.srv.Server.InProcessConn()
+	c = &stillConn{c, m}
 	m.conns = append(m.conns, c)
 	return c, err
+}
+
+// stillConn is read only while its node does not stand still.
+type stillConn struct {
+	net.Conn
+	m *memberNode
+}
+
+func (c *stillConn) Read(b []byte) (int, error) {
+	n, err := c.Conn.Read(b)
+	c.m.mu.Lock()
+	still := c.m.still
+	c.m.mu.Unlock()
+	if still != nil {
+		<-still
+	}
+	return n, err
+}
+
+// standStill makes the node read nothing for d.
+func (m *memberNode) standStill(d time.Duration) {
+	still := make(chan struct{})
+	m.mu.Lock()
+	m.still = still
+	m.mu.Unlock()
+	time.Sleep(d) // virtual
+	m.mu.Lock()
+	m.still = nil
+	m.mu.Unlock()
+	close(still)
 }
 
 func (m *memberNode) setCut(cut bool) {

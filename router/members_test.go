@@ -2,6 +2,7 @@ package router
 
 import (
 	"errors"
+	"fmt"
 	"testing"
 	"time"
 
@@ -120,6 +121,33 @@ func TestR4ShortCut(t *testing.T) {
 		other.expect(t, "the others", "+late", "-b")
 		w.sees(t, nodes[0], "a", "late")
 		other.sees(t, nodes[1], "a", "late")
+	})
+}
+
+// TestR4StandsStill: a node that stood still has not heard the others, which shows
+// nowhere.
+func TestR4StandsStill(t *testing.T) {
+	natstest.Bubble(t, func(t *testing.T) {
+		srv := natstest.Run(t)
+		var nodes []*memberNode
+		start := time.Now()
+		for _, at := range []time.Duration{0, 10, 20, 500} { // of their heartbeats
+			time.Sleep(at*time.Millisecond - time.Since(start)) // virtual
+			nodes = append(nodes, startMembers(t, srv, fmt.Sprint("n", at)))
+		}
+		time.Sleep(4 * time.Second) // virtual
+		nodes[1].enter("b")
+		nodes[2].enter("c")
+		nodes[3].enter("d")
+		w := nodes[0].mustWatch()
+		for _, d := range []time.Duration{2500, 2900, 3100, 3400, 3900, 8000} {
+			since := time.Since(start)
+			time.Sleep(since.Truncate(time.Second) + 1050*time.Millisecond - since) // virtual: n0 has just heard itself, and n500 long ago
+			nodes[0].standStill(d * time.Millisecond)
+			time.Sleep(5 * time.Second) // virtual
+			w.expect(t, (d * time.Millisecond).String())
+			w.sees(t, nodes[0], "b", "c", "d")
+		}
 	})
 }
 

@@ -21,6 +21,7 @@ const settleTime = 250 * time.Millisecond
 type membership struct {
 	n      *Node
 	ready  chan struct{}            // closed when the others are known
+	heard  chan struct{}            // this node heard itself
 	counts atomic.Pointer[NodeInfo] // Channels and Subs, gathered by run
 
 	sent []uint64 // Upto of the last newsBeats news, oldest first; owned by run
@@ -46,7 +47,7 @@ type heartbeat struct {
 }
 
 func newMembership(n *Node) *membership {
-	return &membership{n: n, ready: make(chan struct{}), nodes: make(map[string]*peer)}
+	return &membership{n: n, ready: make(chan struct{}), heard: make(chan struct{}, 1), nodes: make(map[string]*peer)}
 }
 
 // run sends heartbeats until the node stops, and then says goodbye.
@@ -67,6 +68,7 @@ func (ms *membership) run() {
 		case <-tick.C:
 			ms.count()
 			ms.beatNews()
+		case <-ms.heard:
 			ms.expire()
 		case <-ms.n.ctx.Done():
 			ms.beat(true, nil)
@@ -148,14 +150,21 @@ func (ms *membership) receive(m *nats.Msg) {
 			p.seen = now
 		}
 	}
+	if hb.ID == ms.n.cfg.NodeID {
+		select {
+		case ms.heard <- struct{}{}:
+		default:
+		}
+	}
 	known.info, known.seen, known.older = hb.NodeInfo, now, !hb.Views
 	if hb.News != nil && hb.ID != ms.n.cfg.NodeID {
 		ms.follow(hb.ID, known, hb.News)
 	}
 }
 
-// expire forgets nodes that have been silent for too long. A node cut off from
-// its NATS hears nobody: it does not declare the others dead for that.
+// expire forgets nodes that have been silent for too long. It is called when the node
+// has heard itself: then it has heard what the others said before, on the same way. A
+// node that hears nobody, or stood still, does not declare the others dead for that.
 func (ms *membership) expire() {
 	healthy := ms.n.cfg.Store.Healthy() == nil
 	ms.mu.Lock()
