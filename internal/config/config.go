@@ -131,7 +131,7 @@ type Router struct {
 	PublishTimeout    time.Duration `yaml:"publish_timeout" doc:"how long a publication with history waits for its acknowledgement"`
 
 	PresenceMembers     int `yaml:"presence_members" doc:"members of a channel, at other nodes, that a node follows for joins and leaves; with more they are told at most once"`
-	PresenceNodeMembers int `yaml:"presence_node_members" doc:"the same for all channels of a node together"`
+	PresenceNodeMembers int `yaml:"presence_node_members" doc:"the same for all channels of a node together; each takes some 220 bytes, and its info"`
 }
 
 // Log is how the process logs.
