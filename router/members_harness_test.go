@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -33,51 +34,55 @@ type memberNode struct {
 
 	mu    sync.Mutex // guards the fields below
 	cut   bool
-	conns []net.Conn
-	still chan struct{} // closed when what comes from NATS may be read; nil is now
+	conns []*stillConn
 }
 
 // InProcessConn is how the node dials NATS.
 func (m *memberNode) InProcessConn() (net.Conn, error) {
+	conn, err := m.srv.Server.InProcessConn()
+	if err != nil {
+		return nil, err
+	}
+	c := &stillConn{Conn: conn}
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.cut {
+		c.Close()
 		return nil, errors.New("cut")
 	}
-	c, err := m.srv.Server.InProcessConn()
-	c = &stillConn{c, m}
 	m.conns = append(m.conns, c)
-	return c, err
+	return c, nil
 }
 
-// stillConn is read only while its node does not stand still.
+// stillConn is read only while nobody makes its node stand still.
 type stillConn struct {
 	net.Conn
-	m *memberNode
+	until atomic.Pointer[chan struct{}] // closed when it may be read; nil is now
 }
 
 func (c *stillConn) Read(b []byte) (int, error) {
 	n, err := c.Conn.Read(b)
-	c.m.mu.Lock()
-	still := c.m.still
-	c.m.mu.Unlock()
-	if still != nil {
-		<-still
+	if until := c.until.Load(); until != nil {
+		<-*until
 	}
 	return n, err
 }
 
-// standStill makes the node read nothing for d.
+// standStill makes the node read nothing for d, unless it does already, or is just
+// connecting: nats.go holds a lock then.
 func (m *memberNode) standStill(d time.Duration) {
-	still := make(chan struct{})
 	m.mu.Lock()
-	m.still = still
+	var c *stillConn
+	if len(m.conns) > 0 && m.nc.IsConnected() {
+		c = m.conns[len(m.conns)-1]
+	}
 	m.mu.Unlock()
-	time.Sleep(d) // virtual
-	m.mu.Lock()
-	m.still = nil
-	m.mu.Unlock()
-	close(still)
+	until := make(chan struct{})
+	if c != nil && c.until.CompareAndSwap(nil, &until) {
+		time.Sleep(d) // virtual
+		c.until.Store(nil)
+		close(until)
+	}
 }
 
 func (m *memberNode) setCut(cut bool) {

@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"reflect"
 	"slices"
+	"sync"
 	"testing"
 	"time"
 
@@ -42,6 +43,7 @@ func storm(t *testing.T, random *rand.Rand) {
 	for i := range 3 { // at nodes that are cut off, not killed
 		watchers = append(watchers, guest{nodes[i].mustWatch(), nodes[i]})
 	}
+	var meanwhile sync.WaitGroup
 	for range 400 {
 		i := random.IntN(len(nodes))
 		switch what := random.IntN(100); {
@@ -63,9 +65,16 @@ func storm(t *testing.T, random *rand.Rand) {
 			nodes[3].kill()
 			guests = slices.DeleteFunc(guests, func(g guest) bool { return g.at == nodes[3] })
 			nodes[3] = start()
+		case what < 98:
+			n, d := nodes[i], time.Duration(random.IntN(5000))*time.Millisecond
+			meanwhile.Go(func() { n.standStill(d) })
+		default:
+			n := nodes[i]
+			meanwhile.Go(func() { n.Presence(t.Context(), room) }) //nolint:errcheck // what matters is what it does to what the node follows
 		}
 		time.Sleep(time.Duration(random.IntN(400)) * time.Millisecond) // virtual
 	}
+	meanwhile.Wait()
 	for _, n := range nodes {
 		n.setCut(false)
 		n.deafen(false)
