@@ -213,9 +213,9 @@ func (r *replica) snapshot(node string, s viewAnswer) {
 		r.replace(v, s)
 	}
 	r.release(node, v)
-	if v.told <= s.upto {
+	if v.told <= max(s.upto, v.version) {
 		v.told = 0 // it was told of another channel with that hash, or the answer has it
-	} else if !r.plain && v.told > v.version {
+	} else if !r.plain {
 		r.check(node)
 	}
 }

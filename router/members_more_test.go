@@ -18,7 +18,7 @@ import (
 // made of joins and leaves is in the end who is there, without a join twice or a leave
 // of one that was not there.
 func TestR4Storm(t *testing.T) {
-	for seed := range uint64(8) {
+	for _, seed := range []uint64{0, 1, 2, 3, 4, 5, 6, 236} {
 		t.Run(fmt.Sprint("seed ", seed), func(t *testing.T) {
 			natstest.Bubble(t, func(t *testing.T) { storm(t, rand.New(rand.NewPCG(seed, 4))) })
 		})
@@ -79,7 +79,8 @@ func storm(t *testing.T, random *rand.Rand) {
 		n.setCut(false)
 		n.deafen(false)
 	}
-	time.Sleep(15 * time.Second) // virtual
+	time.Sleep(15 * time.Second)                                                          // virtual
+	guests = slices.DeleteFunc(guests, func(g guest) bool { return <-g.p.failed != nil }) // the channel could not be opened
 	var want []string
 	for _, g := range guests {
 		want = append(want, g.p.sub.Info.Client)

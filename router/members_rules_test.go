@@ -65,6 +65,32 @@ func TestR4AnswersOutOfOrder(t *testing.T) {
 	})
 }
 
+// An answer may have what a heartbeat told although its node looked at the version before
+// it changed. Then the next heartbeat is looked at again.
+func TestR4ToldAndAnswered(t *testing.T) {
+	natstest.Bubble(t, func(t *testing.T) {
+		nodes := startCluster(t, 2)
+		b := nodes[1].enter("b")
+		w := nodes[0].mustWatch()
+		there := []member{{info: &ClientInfo{Client: "b", User: "b"}}}
+		sh := nodes[0].shardOf(room)
+		nodes[0].deafen(true)
+		onShard(t.Context(), sh, func() {
+			r := sh.channels[room].members.replica
+			v := r.view("n2")
+			told := v.version + 1
+			nodes[1].versions.Store(told)
+			v.asking = true
+			r.toldOf("n2", told)
+			sh.memberChecks = nil // it was due while the node was asked
+			r.snapshot("n2", viewAnswer{upto: told - 1, version: told, count: 1, members: there})
+		})
+		nodes[1].leave(b)
+		time.Sleep(healBound) // virtual
+		w.expect(t, "after it", "-b")
+	})
+}
+
 // What happened in a pass before a subscriber was added, or asked who is there, is not
 // told to it afterwards.
 func TestR4OrderWithinAPass(t *testing.T) {

@@ -36,7 +36,7 @@ type replica struct {
 // memberView is the members at one node.
 type memberView struct {
 	version uint64 // of what is in members
-	told    uint64 // the newest version that a heartbeat told, while a look at it is due
+	told    uint64 // the newest version that a heartbeat told, while a look at it is due or the node is asked; else 0
 	asking  bool   // the node is being asked for all; messages are held
 	began   uint64 // of asking, as in replica
 	missing bool   // it has not answered since all were asked
