@@ -102,7 +102,8 @@ func startMembers(t *testing.T, srv *natstest.Server, id string, tune ...func(*C
 	t.Helper()
 	m := &memberNode{t: t, srv: srv, store: &fakeStore{}}
 	var err error
-	m.nc, err = nats.Connect("", nats.InProcessServer(m), nats.MaxReconnects(-1), nats.ReconnectWait(50*time.Millisecond), nats.ReconnectBufSize(-1), nats.ReconnectJitter(0, 0))
+	m.nc, err = nats.Connect("", nats.InProcessServer(m), nats.MaxReconnects(-1), nats.ReconnectWait(50*time.Millisecond), nats.ReconnectBufSize(-1), nats.ReconnectJitter(0, 0),
+		nats.ErrorHandler(func(*nats.Conn, *nats.Subscription, error) {})) // the default prints what tests cause
 	if err != nil {
 		t.Fatal(err)
 	}
