@@ -158,7 +158,7 @@ func BenchmarkHeartbeat(b *testing.B) {
 				}
 				bytes = 0
 				for _, n := range newNews(list, 999_000, 1_010_000) {
-					body, err := json.Marshal(heartbeat{NodeInfo: NodeInfo{ID: "49659f42-198d-43ec-8b92-097ecd99c1d9", Name: "edge-7f9c", Version: "v1.0.0", Clients: 20000, Channels: 5000, Subs: 40000, Uptime: 86400}, News: n})
+					body, err := json.Marshal(heartbeat{Views: true, NodeInfo: NodeInfo{ID: "49659f42-198d-43ec-8b92-097ecd99c1d9", Name: "edge-7f9c", Version: "v1.0.0", Clients: 20000, Channels: 5000, Subs: 40000, Uptime: 86400}, News: n})
 					if err != nil {
 						b.Fatal(err)
 					}
