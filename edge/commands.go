@@ -123,7 +123,9 @@ func (s *session) call(cmd *protocol.Command, op router.Op, channel string, f fu
 			s.fail(cmd, err)
 			return
 		}
-		s.reply(cmd, r)
+		if r != nil { // else f has replied
+			s.reply(cmd, r)
+		}
 	})
 }
 
@@ -204,16 +206,16 @@ func sincePosition(p *protocol.StreamPosition) *router.Position {
 	return &router.Position{Offset: p.Offset, Epoch: p.Epoch}
 }
 
+// presence replies on the channel's shard, so that the client gets the joins and
+// leaves that follow after the members, and no others.
 func (s *session) presence(ctx context.Context, cmd *protocol.Command) (*protocol.Reply, error) {
-	members, err := s.srv.node.Presence(ctx, cmd.Presence.Channel)
-	if err != nil {
-		return nil, err
-	}
-	out := make(map[string]*protocol.ClientInfo, len(members))
-	for id, info := range members {
-		out[id] = s.kind.wireInfo(info)
-	}
-	return &protocol.Reply{Presence: &protocol.PresenceResult{Presence: out}}, nil
+	return nil, s.srv.node.PresenceInOrder(ctx, cmd.Presence.Channel, func(members map[string]*router.ClientInfo) {
+		out := make(map[string]*protocol.ClientInfo, len(members))
+		for id, info := range members {
+			out[id] = s.kind.wireInfo(info)
+		}
+		s.reply(cmd, &protocol.Reply{Presence: &protocol.PresenceResult{Presence: out}})
+	})
 }
 
 func (s *session) presenceStats(ctx context.Context, cmd *protocol.Command) (*protocol.Reply, error) {

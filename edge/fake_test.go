@@ -167,6 +167,18 @@ func (f *fakeRouter) Presence(context.Context, string) (map[string]*router.Clien
 	return map[string]*router.ClientInfo{"c1": {Client: "c1", User: "42", ConnInfo: []byte(`{"a":1}`)}}, nil
 }
 
+func (f *fakeRouter) PresenceInOrder(ctx context.Context, channel string, tell func(map[string]*router.ClientInfo)) error {
+	members, err := f.Presence(ctx, channel)
+	if err == nil {
+		tell(members)
+	}
+	return err
+}
+
+func (f *fakeRouter) Members(_ *router.Subscription, tell func([]*router.ClientInfo, error)) {
+	tell(nil, nil)
+}
+
 func (f *fakeRouter) PresenceStats(_ context.Context, channel string) (router.PresenceStats, error) {
 	if channel == "broken" {
 		return router.PresenceStats{}, router.Unavailable("the cluster", errors.New("secret detail"))

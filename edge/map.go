@@ -14,7 +14,11 @@ const (
 	typeStream     = 0
 	typeMap        = 1
 	typeMapClients = 2
+	typeMapUsers   = 3
 )
+
+// memberTypes are the types of subscriptions that show members.
+var memberTypes = map[router.Members]int32{router.MembersClients: typeMapClients, router.MembersUsers: typeMapUsers}
 
 // Phases of a map subscription (SubscribeRequest.phase). A client reads the state in
 // pages, then what changed meanwhile, until an answer says that it is live.
@@ -37,11 +41,11 @@ const (
 // checkType refuses a subscription of a kind that the namespace does not have.
 func checkType(ns *router.Namespace, req *protocol.SubscribeRequest) error {
 	switch {
-	case ns.Members != "" && req.Type != typeMapClients:
-		return router.Errorf(router.CodeNotAvailable, "namespace %q shows who is in other channels: subscribe with type %d", ns.Name, typeMapClients)
-	case ns.Members == "" && req.Type == typeMapClients:
+	case ns.Members != "" && req.Type != memberTypes[ns.Members]:
+		return router.Errorf(router.CodeNotAvailable, "namespace %q shows who is in other channels: subscribe with type %d", ns.Name, memberTypes[ns.Members])
+	case ns.Members == "" && (req.Type == typeMapClients || req.Type == typeMapUsers):
 		return router.Errorf(router.CodeNotAvailable, "namespace %q does not show who is in other channels", ns.Name)
-	case req.Type != typeStream && req.Type != typeMap && req.Type != typeMapClients:
+	case req.Type != typeStream && req.Type != typeMap && req.Type != typeMapClients && req.Type != typeMapUsers:
 		return router.Errorf(router.CodeNotAvailable, "subscriptions of type %d are not available", req.Type)
 	case req.Type == typeMap && ns.Map == nil:
 		return router.Errorf(router.CodeNotAvailable, "the channels of namespace %q are no maps", ns.Name)

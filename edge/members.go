@@ -2,7 +2,6 @@ package edge
 
 import (
 	"cmp"
-	"context"
 	"slices"
 
 	"github.com/centrifugal/protocol"
@@ -17,11 +16,13 @@ const maxMembers = 10_000
 // memberSub is the subscriber of a subscription to the members of a channel: of the
 // channel itself, whose joins and leaves it shows as changes of keys.
 type memberSub struct {
-	s    *session
-	name string    // of the channel that the client knows
-	key  any       // a memberKey, made once
-	held *holdback // what comes before the members are told
-	gone bool      // the router ended it. Guarded by s.mu
+	s     *session
+	name  string // of the channel that the client knows
+	users bool   // the keys are users, not clients
+	key   any    // a memberKey, made once
+	told  bool   // what comes now follows the members. Owned by the channel's shard
+	held  *holdback
+	gone  bool // the router ended it. Guarded by s.mu
 }
 
 // memberKey is what a batch looks like in the channel of that name.
@@ -29,6 +30,9 @@ type memberKey string
 
 // Deliver implements router.Subscriber.
 func (v *memberSub) Deliver(_ *router.Subscription, b *router.Batch) {
+	if !v.told {
+		return // the members will have it
+	}
 	part := b.Part(v.key, v.view)
 	if part == nil {
 		return
@@ -42,12 +46,18 @@ func (v *memberSub) Deliver(_ *router.Subscription, b *router.Batch) {
 func (v *memberSub) view(b *router.Batch) *router.Batch {
 	part := &router.Batch{Channel: v.name}
 	for _, p := range b.Pushes {
-		switch {
-		case p.Join != nil:
-			part.Pushes = append(part.Pushes, router.Push{Pub: &router.Publication{Key: p.Join.Client, Info: p.Join}})
-		case p.Leave != nil:
-			part.Pushes = append(part.Pushes, router.Push{Pub: &router.Publication{Key: p.Leave.Client, Info: p.Leave, Removed: true}})
+		who := p.Join
+		if who == nil {
+			who = p.Leave
 		}
+		if who == nil || p.Hidden || v.users && (!p.User || who.User == "") {
+			continue
+		}
+		pub := &router.Publication{Key: who.Client, Info: who, Removed: p.Leave != nil}
+		if v.users {
+			pub.Key, pub.Info = who.User, nil
+		}
+		part.Pushes = append(part.Pushes, router.Push{Pub: pub})
 	}
 	if len(part.Pushes) == 0 {
 		return nil
@@ -64,7 +74,7 @@ func (v *memberSub) Dropped(sub *router.Subscription, reason router.UnsubscribeR
 }
 
 // watchMembers subscribes to the members of the channel named behind the namespace,
-// and answers with those there are once it hears who comes and goes.
+// and answers with those there are.
 func (s *session) watchMembers(cmd *protocol.Command, state *channelState, in invitation) {
 	s.begin()
 	end := func(err error) {
@@ -79,14 +89,19 @@ func (s *session) watchMembers(cmd *protocol.Command, state *channelState, in in
 		end(err)
 		return
 	}
-	v := &memberSub{s: s, name: state.name, key: memberKey(state.name), held: new(holdback)}
+	v := &memberSub{s: s, name: state.name, users: in.ns.Members == router.MembersUsers, key: memberKey(state.name), held: new(holdback)}
 	sub := &router.Subscription{Channel: source, Subscriber: v, Info: in.info, NoPresence: true, NoJoinLeave: true}
-	s.srv.node.Subscribe(sub, router.SubscribeRequest{JoinLeave: true}, func(_ router.SubscribeResult, err error) {
+	req := router.SubscribeRequest{JoinLeave: true, Exact: true, Users: v.users}
+	s.srv.node.Subscribe(sub, req, func(_ router.SubscribeResult, err error) {
 		if err != nil {
 			end(err)
 			return
 		}
-		s.srv.calls.Go(func() { end(s.tellMembers(cmd, state, sub, v, in)) })
+		s.srv.node.Members(sub, func(members []*router.ClientInfo, err error) {
+			v.told = true
+			// Many members take long to encode: not on the shard.
+			s.srv.calls.Go(func() { end(s.tellMembers(cmd, state, sub, v, in, members, err)) })
+		})
 	})
 }
 
@@ -110,11 +125,8 @@ func (s *session) memberSource(req *protocol.SubscribeRequest) (string, error) {
 	return ch.Name, s.allow(router.OpPresence, ch.Name)
 }
 
-// tellMembers answers cmd with the members, and lets what happened meanwhile follow.
-func (s *session) tellMembers(cmd *protocol.Command, state *channelState, sub *router.Subscription, v *memberSub, in invitation) error {
-	ctx, cancel := context.WithTimeout(s.srv.ctx, callTimeout)
-	defer cancel()
-	members, err := s.srv.node.Presence(ctx, sub.Channel)
+// tellMembers answers cmd with members, and lets what happened meanwhile follow.
+func (s *session) tellMembers(cmd *protocol.Command, state *channelState, sub *router.Subscription, v *memberSub, in invitation, members []*router.ClientInfo, err error) error {
 	if err == nil && len(members) > maxMembers {
 		err = router.Errorf(router.CodeLimit, "the channel has more than %d members", maxMembers)
 	}
@@ -134,11 +146,7 @@ func (s *session) tellMembers(cmd *protocol.Command, state *channelState, sub *r
 	if gone {
 		return router.Errorf(router.CodeUnavailable, "the channel is temporarily unavailable")
 	}
-	r := &protocol.SubscribeResult{Type: typeMapClients, Data: s.kind.wireBytes(in.data)}
-	for id, info := range members {
-		r.State = append(r.State, &protocol.Publication{Key: id, Info: s.kind.wireInfo(info)})
-	}
-	slices.SortFunc(r.State, func(a, b *protocol.Publication) int { return cmp.Compare(a.Key, b.Key) })
+	r := &protocol.SubscribeResult{Type: memberTypes[in.ns.Members], Data: s.kind.wireBytes(in.data), State: v.state(members)}
 	r.Expires, r.Ttl = lifetime(in.expireAt)
 	s.reply(cmd, &protocol.Reply{Subscribe: r})
 	if !v.held.release(s) {
@@ -146,4 +154,19 @@ func (s *session) tellMembers(cmd *protocol.Command, state *channelState, sub *r
 		v.Dropped(sub, router.UnsubscribedInsufficientState)
 	}
 	return nil
+}
+
+// state returns the entries for members, by key.
+func (v *memberSub) state(members []*router.ClientInfo) (state []*protocol.Publication) {
+	users := make(map[string]bool)
+	for _, info := range members {
+		if !v.users {
+			state = append(state, &protocol.Publication{Key: info.Client, Info: v.s.kind.wireInfo(info)})
+		} else if info.User != "" && !users[info.User] {
+			users[info.User] = true
+			state = append(state, &protocol.Publication{Key: info.User})
+		}
+	}
+	slices.SortFunc(state, func(a, b *protocol.Publication) int { return cmp.Compare(a.Key, b.Key) })
+	return state
 }

@@ -110,6 +110,13 @@ func (r *queueRouter) Presence(ctx context.Context, channel string) (map[string]
 	return r.Router.Presence(ctx, channel)
 }
 
+func (r *queueRouter) PresenceInOrder(ctx context.Context, channel string, tell func(map[string]*router.ClientInfo)) error {
+	if _, ok := router.QueueOf(channel); ok {
+		return noChannel("it has no presence")
+	}
+	return r.Router.PresenceInOrder(ctx, channel, tell)
+}
+
 func (r *queueRouter) PresenceStats(ctx context.Context, channel string) (router.PresenceStats, error) {
 	if _, ok := router.QueueOf(channel); ok {
 		return router.PresenceStats{}, noChannel("it has no presence")

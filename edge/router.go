@@ -18,6 +18,8 @@ type Router interface {
 	History(ctx context.Context, channel string, req router.HistoryRequest) (router.HistoryResult, error)
 	HistoryRemove(ctx context.Context, channel string) error
 	Presence(ctx context.Context, channel string) (map[string]*router.ClientInfo, error)
+	PresenceInOrder(ctx context.Context, channel string, tell func(map[string]*router.ClientInfo)) error
+	Members(s *router.Subscription, tell func([]*router.ClientInfo, error))
 	PresenceStats(ctx context.Context, channel string) (router.PresenceStats, error)
 	Channels(ctx context.Context, pattern string) (map[string]int, error)
 	Info(ctx context.Context) ([]router.NodeInfo, error)

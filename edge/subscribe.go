@@ -25,7 +25,7 @@ func (s *session) subscribe(cmd *protocol.Command, state *channelState) {
 	case typeMap:
 		s.walk(cmd, state, in)
 		return
-	case typeMapClients:
+	case typeMapClients, typeMapUsers:
 		s.watchMembers(cmd, state, in)
 		return
 	}

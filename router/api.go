@@ -49,6 +49,13 @@ type Config struct {
 	// RingCacheBytes bounds the memory of all rings (recent publications of
 	// channels held for recovery). 64 MiB by default.
 	RingCacheBytes int64
+
+	// PresenceMembers bounds the members of a channel, at other nodes, that this node
+	// follows for joins and leaves; 10,000 by default. PresenceNodeMembers bounds them
+	// for all channels together; 500,000 by default. Above either, joins and leaves are
+	// told at most once and not for members of a node that was killed.
+	PresenceMembers     int
+	PresenceNodeMembers int
 }
 
 // Push is one thing that happens in a channel: exactly one of Pub, Join and Leave is
@@ -60,6 +67,12 @@ type Push struct {
 	// Before is the value that Pub replaces, in maps of namespaces with deltas, if it
 	// is known here.
 	Before *StateEntry
+
+	// Of joins and leaves.
+	Hidden bool // presence does not show the client
+	// User: it is the first client of its user, or the last one. Only told where a
+	// subscriber asked for it, see SubscribeRequest.Users.
+	User bool
 }
 
 // MaxFrameKinds bounds the kinds of frame a Batch caches.
@@ -132,6 +145,7 @@ type Subscription struct {
 	index     int    // in ch.subs
 	floor     uint64 // publications up to this offset are never delivered again
 	joinLeave bool
+	exact     bool // see SubscribeRequest.Exact
 	ended     bool
 
 	// Set by the caller too (here, where they cost no memory): the subscriber is
@@ -150,6 +164,12 @@ type SubscribeRequest struct {
 	Recoverable bool
 	Positioned  bool
 	JoinLeave   bool
+	// Exact, with JoinLeave, is for subscribers to whom a join or leave that is missing
+	// means a wrong picture. Where a channel has more members than nodes follow, they are
+	// refused with CodeLimit, or ended with UnsubscribedInsufficientState when it comes to
+	// that. Users asks for Push.User.
+	Exact bool
+	Users bool
 	// RejectUnrecovered refuses with CodeUnrecoverable instead of subscribing
 	// without what was missed.
 	RejectUnrecovered bool

@@ -65,7 +65,7 @@ func (sh *shard) sweep() {
 // dropIdle ends the channels without subscribers for the linger time.
 func (sh *shard) dropIdle(now time.Time) {
 	for _, c := range sh.channels {
-		if !c.idleAt.IsZero() && len(c.waiting) == 0 && c.flow != flowJoining && now.Sub(c.idleAt) >= sh.n.cfg.Linger {
+		if !c.idleAt.IsZero() && len(c.waiting) == 0 && !c.members.awaited() && c.flow != flowJoining && now.Sub(c.idleAt) >= sh.n.cfg.Linger {
 			c.end()
 		}
 	}

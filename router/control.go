@@ -26,10 +26,15 @@ type question struct {
 	Control *Control        `json:"control,omitempty"`
 	User    string          `json:"user,omitempty"`
 	Number  uint64          `json:"number,omitempty"`
+	Views   []viewQuestion  `json:"views,omitempty"`
+	Limit   int             `json:"limit,omitempty"` // of members per channel; 0 is none
+	Node    string          `json:"node,omitempty"`  // whom it is for; "" is all
+	From    string          `json:"from,omitempty"`  // who need not answer itself
 }
 
 const (
-	askPresence = "presence"
+	askViews    = "members"
+	askPresence = "presence" // likewise, and understood by older nodes
 	askStats    = "presence_stats"
 	askChannels = "channels"
 	askMessage  = "message"
@@ -44,7 +49,9 @@ type answerPart struct {
 	Part int    `json:"part,omitempty"` // 0, 1, 2 …: a hole is noticed
 	More bool   `json:"more,omitempty"`
 
-	Members  []json.RawMessage `json:"members,omitempty"` // Meta of each member
+	Upto     uint64            `json:"upto,omitempty"` // the node's version when it looked for Views
+	Views    []viewPart        `json:"views,omitempty"`
+	Members  []json.RawMessage `json:"members,omitempty"` // between older nodes and newer ones: Meta of each member
 	Users    []string          `json:"users,omitempty"`   // distinct on the node
 	Clients  int               `json:"clients,omitempty"`
 	Channels map[string]int    `json:"channels,omitempty"`
@@ -70,7 +77,7 @@ func (n *Node) startControl() (stop func(), err error) {
 	for subject, handle := range map[string]nats.MsgHandler{
 		n.postSubject(n.cfg.NodeID): n.receivePost,
 		p + ctlHeartbeat:            n.members.receive,
-		p + ctlHello:                func(*nats.Msg) { n.members.beat(false) },
+		p + ctlHello:                func(*nats.Msg) { n.members.hello() },
 		p + ctlAsk:                  n.receiveQuestion,
 		n.replies.prefix + "*":      n.replies.receive,
 	} {
@@ -90,6 +97,9 @@ func (n *Node) receiveQuestion(m *nats.Msg) {
 	var q question
 	if err := json.Unmarshal(m.Data, &q); err != nil || m.Reply == "" {
 		n.cfg.Metrics.dropped[dropMalformed].Inc()
+		return
+	}
+	if q.Node != "" && q.Node != n.cfg.NodeID || q.From == n.cfg.NodeID {
 		return
 	}
 	if q.Kind == askInbox {
@@ -120,11 +130,14 @@ func (n *Node) answer(ctx context.Context, m *nats.Msg, q question) {
 	}
 }
 
-// answerTo returns this node's answer to q, at least one part.
+// answerTo returns this node's answer to q; no part is no answer.
 func (n *Node) answerTo(ctx context.Context, q question) []answerPart {
 	switch q.Kind {
-	case askPresence:
-		return membersAnswer(n.localMembers(ctx, q.Channel))
+	case askPresence, askViews:
+		if len(q.Views) == 0 {
+			return olderAnswer(n.localMembers(ctx, q.Channel))
+		}
+		return n.viewsAnswer(ctx, q)
 	case askStats:
 		return statsAnswer(n.localMembers(ctx, q.Channel))
 	case askChannels:

@@ -13,6 +13,10 @@ const (
 // the bounds allow.
 func (c *liveChannel) flush() {
 	c.dirty = false
+	if c.members != nil {
+		c.members.send()
+		c.members.leaving = false
+	}
 	out := c.out
 	c.out = nil
 	for len(out) > 0 {

@@ -16,6 +16,11 @@ type joiner struct {
 	refreshed bool
 }
 
+// wantsMembers reports whether the subscriber is told of joins and leaves in ns.
+func (j *joiner) wantsMembers(ns *Namespace) bool {
+	return ns.JoinLeave && j.req.JoinLeave || ns.ForceJoinLeave
+}
+
 // fit is how many of pubs the subscriber takes with its answer.
 func (j *joiner) fit(pubs []*Publication) int {
 	if j.req.Fit == nil {
@@ -70,6 +75,10 @@ func (c *liveChannel) joined(head Entry, err error) {
 func (c *liveChannel) failWaiting(err error) {
 	waiting := c.waiting
 	c.waiting = nil
+	if c.members != nil && c.members.replica != nil {
+		r := c.members.replica
+		waiting, r.waiting = append(waiting, r.waiting...), nil
+	}
 	for _, j := range waiting {
 		j.done(SubscribeResult{}, err)
 	}
@@ -155,8 +164,17 @@ func (c *liveChannel) answer(j *joiner) {
 // add makes j a subscriber as of the channel's head.
 func (c *liveChannel) add(j *joiner, res SubscribeResult) {
 	s := j.sub
+	s.joinLeave, s.exact = j.wantsMembers(c.ns), j.req.Exact
+	if m := c.members; s.joinLeave && m.leaving {
+		c.flush() // so that s hears of no leave from before
+	}
+	if j.req.Exact {
+		if err := c.members.exact(j.req.Users); err != nil {
+			j.done(SubscribeResult{}, err)
+			return
+		}
+	}
 	s.ch, s.index, s.floor = c, len(c.subs), c.head.Number
-	s.joinLeave = (c.ns.JoinLeave && j.req.JoinLeave) || c.ns.ForceJoinLeave
 	c.subs = append(c.subs, s)
 	c.learnPage(j.req.State, &res)
 	c.idleAt = time.Time{}

@@ -1,7 +1,6 @@
 package router
 
 import (
-	"encoding/json"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -30,9 +29,9 @@ type liveChannel struct {
 	key  string
 	log  Log // nil without history
 
-	liveSub      *nats.Subscription
-	joinLeaveSub *nats.Subscription // nil unless the namespace tells joins
-	ended        bool
+	liveSub *nats.Subscription
+	members *channelMembers // nil unless the namespace tells joins
+	ended   bool
 
 	subs    []*Subscription
 	waiting []*joiner // subscribers to be answered when the flow is live
@@ -78,12 +77,8 @@ func (sh *shard) open(name string, id Channel, ns *Namespace) (*liveChannel, err
 	if c.liveSub, err = sh.n.cfg.Core.ChanSubscribe(subject, sh.msgs); err != nil {
 		return nil, err
 	}
-	if ns.JoinLeave || ns.ForceJoinLeave {
-		if c.joinLeaveSub, err = sh.n.cfg.Core.ChanSubscribe(sh.n.joinLeaveSubject(ns.Name, c.key), sh.msgs); err != nil {
-			c.liveSub.Unsubscribe() //nolint:errcheck // fails only when the connection is closed
-			return nil, err
-		}
-		sh.bySub[c.joinLeaveSub] = c
+	if ns.tellsMembers() {
+		c.members = newChannelMembers(c)
 	}
 	sh.bySub[c.liveSub] = c
 	sh.channels[name] = c
@@ -101,11 +96,9 @@ func (c *liveChannel) end() {
 	sh := c.sh
 	delete(sh.bySub, c.liveSub)
 	delete(sh.channels, c.name)
-	// Both fail only when the connection is closed, and then interest is gone.
-	c.liveSub.Unsubscribe() //nolint:errcheck
-	if c.joinLeaveSub != nil {
-		delete(sh.bySub, c.joinLeaveSub)
-		c.joinLeaveSub.Unsubscribe() //nolint:errcheck
+	c.liveSub.Unsubscribe() //nolint:errcheck // fails only when the connection is closed, and then interest is gone
+	if c.members != nil {
+		c.members.end()
 	}
 	if planted.Bug(planted.StaleRing) {
 		sh.keepRing(c)
@@ -229,6 +222,11 @@ func (c *liveChannel) emit(p Push) {
 		return
 	}
 	c.out = append(c.out, p)
+	c.mark()
+}
+
+// mark has the channel flushed at the end of the pass.
+func (c *liveChannel) mark() {
 	if !c.dirty {
 		c.dirty = true
 		c.sh.dirty = append(c.sh.dirty, c)
@@ -314,42 +312,12 @@ func (c *liveChannel) dropRing() {
 	c.sh.rings.Remove(c)
 }
 
-// joinLeaveMessage is what join/leave subjects carry.
-type joinLeaveMessage struct {
-	Join bool            `json:"join"`
-	Meta json.RawMessage `json:"info"`
-}
-
-func (c *liveChannel) tellJoin(s *Subscription)  { c.tell(s, true) }
-func (c *liveChannel) tellLeave(s *Subscription) { c.tell(s, false) }
-
-func (c *liveChannel) tell(s *Subscription, join bool) {
-	if c.joinLeaveSub == nil || s.Info == nil || s.NoJoinLeave {
-		return
-	}
-	b, err := json.Marshal(joinLeaveMessage{Join: join, Meta: Meta{Info: s.Info}.Encode()})
-	if err == nil {
-		err = c.sh.n.cfg.Core.Publish(c.sh.n.joinLeaveSubject(c.ns.Name, c.key), b)
-	}
-	if err != nil { // at most once by contract: presence is what tells the truth
-		c.sh.n.cfg.Metrics.dropped[dropJoinLeave].Inc()
-	}
-}
-
-func (c *liveChannel) receiveJoinLeave(m *nats.Msg) {
-	var msg joinLeaveMessage
-	err := json.Unmarshal(m.Data, &msg)
-	var meta Meta
-	if err == nil {
-		meta, err = DecodeMeta(msg.Meta)
-	}
-	if err != nil || meta.Info == nil {
+// receiveMembers takes what another node tells of its members.
+func (c *liveChannel) receiveMembers(m *nats.Msg) {
+	msg, err := decodeMemberMessage(m.Data)
+	if err != nil {
 		c.sh.n.cfg.Metrics.dropped[dropMalformed].Inc()
 		return
 	}
-	if msg.Join {
-		c.emit(Push{Join: meta.Info})
-	} else {
-		c.emit(Push{Leave: meta.Info})
-	}
+	c.members.replica.receive(msg)
 }

@@ -21,31 +21,39 @@ const settleTime = 250 * time.Millisecond
 type membership struct {
 	n      *Node
 	ready  chan struct{}            // closed when the others are known
+	heard  chan struct{}            // this node heard itself
 	counts atomic.Pointer[NodeInfo] // Channels and Subs, gathered by run
 
+	sent []uint64 // Upto of the last newsBeats news, oldest first; owned by run
+
 	mu    sync.Mutex // guards nodes
-	nodes map[string]*member
+	nodes map[string]*peer
 }
 
-type member struct {
-	info NodeInfo
-	seen time.Time
+type peer struct {
+	info    NodeInfo
+	seen    time.Time
+	older   bool   // it tells nobody of its members
+	covered uint64 // up to where its joins and leaves were heard of; see memberNews
 }
 
-// heartbeat is NodeInfo and whether the node says goodbye.
+// heartbeat is NodeInfo, whether the node says goodbye, and what it has to tell of
+// joins and leaves.
 type heartbeat struct {
 	NodeInfo
-	Bye bool `json:"bye,omitempty"`
+	Bye   bool        `json:"bye,omitempty"`
+	Views bool        `json:"views,omitempty"` // of all but older nodes, see olderAnswer
+	News  *memberNews `json:"news,omitempty"`
 }
 
 func newMembership(n *Node) *membership {
-	return &membership{n: n, ready: make(chan struct{}), nodes: make(map[string]*member)}
+	return &membership{n: n, ready: make(chan struct{}), heard: make(chan struct{}, 1), nodes: make(map[string]*peer)}
 }
 
 // run sends heartbeats until the node stops, and then says goodbye.
 func (ms *membership) run() {
 	cfg := ms.n.cfg
-	ms.beat(false)
+	ms.beat(false, nil)
 	if err := cfg.Core.Publish(cfg.Prefix+ctlHello, nil); err != nil {
 		ms.n.log.Warn("hello not sent", "err", err)
 	}
@@ -59,10 +67,11 @@ func (ms *membership) run() {
 			close(ms.ready)
 		case <-tick.C:
 			ms.count()
-			ms.beat(false)
+			ms.beatNews()
+		case <-ms.heard:
 			ms.expire()
 		case <-ms.n.ctx.Done():
-			ms.beat(true)
+			ms.beat(true, nil)
 			return
 		}
 	}
@@ -96,14 +105,22 @@ func (ms *membership) self() NodeInfo {
 	return info
 }
 
-func (ms *membership) beat(bye bool) {
-	b, err := json.Marshal(heartbeat{NodeInfo: ms.self(), Bye: bye})
+// hello answers a new node; not after the goodbye.
+func (ms *membership) hello() {
+	if ms.n.ctx.Err() == nil {
+		ms.beat(false, nil)
+	}
+}
+
+func (ms *membership) beat(bye bool, news *memberNews) bool {
+	b, err := json.Marshal(heartbeat{NodeInfo: ms.self(), Bye: bye, Views: true, News: news})
 	if err == nil {
 		err = ms.n.cfg.Core.Publish(ms.n.cfg.Prefix+ctlHeartbeat, b)
 	}
 	if err != nil {
 		ms.n.log.Warn("heartbeat not sent", "err", err)
 	}
+	return err == nil
 }
 
 func (ms *membership) receive(m *nats.Msg) {
@@ -114,38 +131,72 @@ func (ms *membership) receive(m *nats.Msg) {
 	}
 	ms.mu.Lock()
 	defer ms.mu.Unlock()
-	switch known := ms.nodes[hb.ID]; {
+	now := time.Now()
+	known := ms.nodes[hb.ID]
+	switch {
 	case hb.Bye:
 		delete(ms.nodes, hb.ID)
+		ms.dropped(hb.ID)
+		return
 	case known == nil:
-		ms.nodes[hb.ID] = &member{info: hb.NodeInfo, seen: time.Now()}
+		known = &peer{}
+		ms.nodes[hb.ID] = known
 		if hb.ID != ms.n.cfg.NodeID {
 			ms.n.log.Info("node joined", "node", hb.ID, "name", hb.Name)
 		}
-	default:
-		known.info, known.seen = hb.NodeInfo, time.Now()
+	case hb.ID == ms.n.cfg.NodeID && now.Sub(known.seen) > 2*ms.n.cfg.HeartbeatInterval:
+		// We were deaf. What the others said meanwhile is lost, not unsaid.
+		for _, p := range ms.nodes {
+			p.seen = now
+		}
+	}
+	if hb.ID == ms.n.cfg.NodeID {
+		select {
+		case ms.heard <- struct{}{}:
+		default:
+		}
+	}
+	known.info, known.seen, known.older = hb.NodeInfo, now, !hb.Views
+	if hb.News != nil && hb.ID != ms.n.cfg.NodeID {
+		ms.follow(hb.ID, known, hb.News)
 	}
 }
 
-// expire forgets nodes that have been silent for too long. A node cut off from
-// its NATS hears nobody: it does not declare the others dead for that.
+// expire forgets nodes that have been silent for too long. It is called when the node
+// has heard itself: then it has heard what the others said before, on the same way. A
+// node that hears nobody, or stood still, does not declare the others dead for that.
 func (ms *membership) expire() {
-	if ms.n.cfg.Core.Status() != nats.CONNECTED {
-		return
-	}
+	healthy := ms.n.cfg.Store.Healthy() == nil
 	ms.mu.Lock()
 	defer ms.mu.Unlock()
-	self := ms.nodes[ms.n.cfg.NodeID]
-	limit := missedHeartbeats * ms.n.cfg.HeartbeatInterval
-	if self == nil || time.Since(self.seen) > limit {
-		return // we do not even hear ourselves
+	if ms.deaf() {
+		return
 	}
-	for id, m := range ms.nodes {
-		if time.Since(m.seen) > limit {
-			delete(ms.nodes, id)
-			ms.n.log.Warn("node is gone", "node", id, "name", m.info.Name)
+	var silent []string
+	limit := missedHeartbeats * ms.n.cfg.HeartbeatInterval
+	for id, p := range ms.nodes {
+		if time.Since(p.seen) > limit {
+			silent = append(silent, id)
 		}
 	}
+	// When half of the nodes fall silent at once it may be us who were cut off, with the
+	// NATS server and all that are with it. The store knows it, but only after a while.
+	many := 2*len(silent) >= len(ms.nodes)
+	for _, id := range silent {
+		p := ms.nodes[id]
+		if many && (!healthy || time.Since(p.seen) <= 2*limit) {
+			continue
+		}
+		delete(ms.nodes, id)
+		ms.dropped(id)
+		ms.n.log.Warn("node is gone", "node", id, "name", p.info.Name)
+	}
+}
+
+// deaf reports whether this node does not even hear itself. Callers hold mu.
+func (ms *membership) deaf() bool {
+	self := ms.nodes[ms.n.cfg.NodeID]
+	return ms.n.cfg.Core.Status() != nats.CONNECTED || self == nil || time.Since(self.seen) > missedHeartbeats*ms.n.cfg.HeartbeatInterval
 }
 
 // settled waits until the node knows the others.

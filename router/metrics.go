@@ -38,6 +38,7 @@ type Metrics struct {
 	repairs       map[repairResult]prometheus.Counter
 	recoveries    map[bool]prometheus.Counter
 	inbox         *inboxMetrics
+	members       *memberMetrics
 }
 
 // NewMetrics returns metrics registered with reg, or not registered when reg is
@@ -67,6 +68,7 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 		repairs:       make(map[repairResult]prometheus.Counter),
 		recoveries:    make(map[bool]prometheus.Counter),
 		inbox:         newInboxMetrics(reg),
+		members:       newMemberMetrics(reg),
 	}
 	dropped := vec("dropped_total", "Messages that arrived and were not delivered.", "reason")
 	for _, r := range []dropReason{dropDuplicate, dropMalformed, dropJoinLeave} {

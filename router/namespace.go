@@ -20,8 +20,11 @@ const MaxHistorySize = 1000
 // Members says what of a channel's members is shown.
 type Members string
 
-// MembersClients shows one entry per client; clients need OpPresence in the channel.
-const MembersClients Members = "clients"
+// What is shown. Clients need OpPresence in the channel.
+const (
+	MembersClients Members = "clients" // an entry per client
+	MembersUsers   Members = "users"   // an entry per user, however many clients
+)
 
 // DeltaFossil is the only format of deltas.
 const DeltaFossil = "fossil"
@@ -128,7 +131,7 @@ func (ns *Namespace) Validate() error {
 	_, err := compileNameRule(ns.ChannelRegex)
 	check(err == nil, "channel_regex: %v", err)
 	check(ns.Payload == PayloadJSON || ns.Payload == PayloadBinary || ns.Payload == PayloadAny, "payload %q is neither json, binary nor any", ns.Payload)
-	check(ns.Members == "" || ns.Members == MembersClients, "members %q is neither clients nor empty", ns.Members)
+	check(ns.Members == "" || ns.Members == MembersClients || ns.Members == MembersUsers, "members %q is neither clients, users nor empty", ns.Members)
 	check(ns.Members == "" || ns.HistorySize == 0 && ns.Map == nil, "members is not for namespaces with history or map")
 	check(ns.Members == "" || len(ns.DeltaTypes) == 0, "members is not for namespaces with deltas")
 	for _, d := range ns.DeltaTypes {

@@ -31,6 +31,10 @@ type Node struct {
 	inbox                       *Inbox        // nil without inboxes
 	replies                     replies       // to questions of this node; see askSmall
 
+	versions    atomic.Uint64 // of members: one for each message that tells of changes; never 0
+	heldMembers atomic.Int64  // in all replicas
+	memberClock atomic.Uint64 // advances when messages of members begin to be held for an answer
+
 	started time.Time
 	running atomic.Bool
 	serving chan struct{} // closed when running becomes true for the first time
@@ -55,6 +59,8 @@ func New(cfg Config) (*Node, error) {
 	setDefault(&cfg.HeartbeatInterval, time.Second)
 	setDefault(&cfg.MaxJoinBuffer, 4096)
 	setDefault(&cfg.RingCacheBytes, 64<<20)
+	setDefault(&cfg.PresenceMembers, 10_000)
+	setDefault(&cfg.PresenceNodeMembers, 500_000)
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
@@ -73,6 +79,7 @@ func New(cfg Config) (*Node, error) {
 		serving:    make(chan struct{}),
 		started:    time.Now(),
 	}
+	n.versions.Store(1)
 	for i := range cfg.Namespaces {
 		ns := cfg.Namespaces[i].WithDefaults()
 		if err := ns.Validate(); err != nil {

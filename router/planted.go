@@ -1,6 +1,10 @@
 package router
 
-import "sync"
+import (
+	"sync"
+
+	"github.com/headrace/headrace/internal/planted"
+)
 
 // What the planted bugs need (see package planted). Nothing here is reachable in
 // other builds.
@@ -31,10 +35,17 @@ func (n *Node) keepMember(channel string, info *ClientInfo) {
 	plantedMembers[channel] = append(plantedMembers[channel], info)
 }
 
-func (n *Node) keptMembers(channel string) []*ClientInfo {
+// plantedMembers are the members of channel whose sessions have ended.
+func (n *Node) plantedMembers(channel string) (kept []member) {
+	if !planted.Bug(planted.DeadMembers) {
+		return nil
+	}
 	plantedMu.Lock()
 	defer plantedMu.Unlock()
-	return plantedMembers[channel]
+	for _, info := range plantedMembers[channel] {
+		kept = append(kept, member{info: info})
+	}
+	return kept
 }
 
 // above returns the publications with numbers above number, whatever is between.

@@ -3,39 +3,155 @@ package router
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"maps"
 	"regexp"
 	"slices"
 	"strings"
 	"sync"
-
-	"github.com/headrace/headrace/internal/planted"
 )
 
 // Presence returns the members of channel across the cluster by client id.
-func (n *Node) Presence(ctx context.Context, channel string) (map[string]*ClientInfo, error) {
+func (n *Node) Presence(ctx context.Context, channel string) (members map[string]*ClientInfo, err error) {
+	err = n.PresenceInOrder(ctx, channel, func(m map[string]*ClientInfo) { members = m })
+	return members, err
+}
+
+// maxInOrder is the most members that are told on a shard: telling takes about a
+// microsecond each, and the shard's channels wait.
+const maxInOrder = 1000
+
+// PresenceInOrder calls tell with the members of channel across the cluster by client
+// id. Where this node follows them and they are at most maxInOrder, it does so on the
+// channel's shard: joins and leaves that were delivered before are in it, those that
+// follow are not. tell must not block.
+func (n *Node) PresenceInOrder(ctx context.Context, channel string, tell func(map[string]*ClientInfo)) error {
 	if err := n.checkPresence(channel); err != nil {
-		return nil, err
+		return err
 	}
-	members := make(map[string]*ClientInfo)
-	var bad error
-	err := n.ask(ctx, question{Kind: askPresence, Channel: channel}, func(p answerPart) {
-		for _, raw := range p.Members {
-			meta, err := DecodeMeta(raw)
-			if err != nil || meta.Info == nil {
-				bad = err
-				continue
-			}
-			members[meta.Info.Client] = meta.Info
+	for range maxAskAgain {
+		asked := n.memberClock.Load()
+		answers := make(viewAnswers)
+		q := question{Kind: askPresence, Channel: channel, Views: []viewQuestion{{Channel: channel}}}
+		if err := n.ask(ctx, q, answers.take); err != nil {
+			return err
 		}
-	})
-	if err == nil && bad != nil {
-		err = Unavailable("presence", bad)
+		got, bad := answers.whole()
+		if bad > 0 {
+			n.cfg.Metrics.dropped[dropMalformed].Add(float64(bad))
+			return Unavailable("presence", errMalformedAnswer)
+		}
+		again, err := n.tellPresence(channel, memberAnswers{asked: asked, got: got}, tell)
+		if !again {
+			return err
+		}
 	}
-	if err != nil {
-		return nil, err
+	return Unavailable("presence", errors.New("the channel's members are just being learned"))
+}
+
+// maxAskAgain bounds how often presence is asked for again because the node began to
+// follow the channel after it had asked.
+const maxAskAgain = 3
+
+var errMalformedAnswer = errors.New("malformed answer")
+
+func (n *Node) tellPresence(channel string, a memberAnswers, tell func(map[string]*ClientInfo)) (again bool, err error) {
+	sh := n.shardOf(channel)
+	later := make(chan map[string]*ClientInfo, 1)
+	if !sh.post(func() {
+		members, followed, known := sh.presence(channel, a)
+		if again = !known; again {
+			members = nil
+		} else if followed && len(members) <= maxInOrder {
+			tell(members)
+			members = nil
+		}
+		later <- members
+	}) {
+		return false, Unavailable("this node", errStopped)
 	}
-	return members, nil
+	if members := <-later; members != nil { // shards run what was posted, also when they stop
+		tell(members)
+	}
+	return again, nil
+}
+
+// presence is what the answers of all nodes make of channel: where this node follows
+// its members, what it follows is as new at least, and in order with its pushes. It is
+// not known when messages began to be held after the nodes were asked.
+func (sh *shard) presence(channel string, a memberAnswers) (members map[string]*ClientInfo, followed, known bool) {
+	members = make(map[string]*ClientInfo)
+	add := func(who member) {
+		if !who.hidden {
+			members[who.info.Client] = who.info
+		}
+	}
+	for _, views := range a.got {
+		for _, who := range views.older {
+			add(who)
+		}
+	}
+	c := sh.channels[channel]
+	if c == nil || c.members == nil || c.members.replica == nil || c.members.replica.plain {
+		for _, views := range a.got {
+			for _, who := range views.view(0).members {
+				add(who)
+			}
+		}
+		return members, false, true
+	}
+	r := c.members.replica
+	if r.loading {
+		if a.asked < r.began {
+			return nil, false, false
+		}
+		r.loaded(0, a.got, sh.n.members.unanswered(a.got)) // these are all answers that it waits for
+	}
+	for node, views := range a.got {
+		if node != sh.n.cfg.NodeID && !r.plain {
+			r.snapshot(node, views.view(0))
+		}
+	}
+	if r.plain { // now: there are too many
+		return sh.presence(channel, a)
+	}
+	c.flush()
+	for _, s := range c.subs {
+		if who, ok := memberOf(s); ok {
+			add(who)
+		}
+	}
+	for _, v := range r.views {
+		for _, who := range v.members {
+			add(who)
+		}
+	}
+	return members, true, true
+}
+
+// Members calls tell on the shard of s with the members of its channel across the
+// cluster that presence, joins and leaves tell of, as s knows them: what is delivered
+// to s afterwards follows it. s must be subscribed, with SubscribeRequest.Exact. Where
+// it is not known who is there, tell gets an error.
+func (n *Node) Members(s *Subscription, tell func([]*ClientInfo, error)) {
+	sh := n.shardOf(s.Channel)
+	unknown := func(err error) { tell(nil, Unavailable("presence", err)) }
+	if !sh.post(func() {
+		switch {
+		case s.ended || s.ch == nil:
+			unknown(errors.New("the subscription has ended"))
+			return
+		case n.members.doubtful() || !s.ch.members.replica.level():
+			unknown(errors.New("some nodes are silent"))
+			return
+		}
+		s.ch.flush()
+		var infos []*ClientInfo
+		s.ch.members.replica.shown(func(info *ClientInfo) { infos = append(infos, info) })
+		tell(infos, nil)
+	}) {
+		unknown(errStopped)
+	}
 }
 
 // PresenceStats counts the members of channel across the cluster.
@@ -100,38 +216,14 @@ func (n *Node) Send(ctx context.Context, t Target, data []byte) (int, error) {
 
 // localMembers returns what this node's subscribers of channel tell of themselves.
 func (n *Node) localMembers(ctx context.Context, channel string) []*ClientInfo {
+	own, _ := n.ownMembers(ctx, channel)
 	var infos []*ClientInfo
-	sh := n.shardOf(channel)
-	onShard(ctx, sh, func() {
-		c := sh.channels[channel]
-		if c == nil {
-			return
+	for _, who := range append(own.members, n.plantedMembers(channel)...) {
+		if !who.hidden {
+			infos = append(infos, who.info)
 		}
-		for _, s := range c.subs {
-			if s.Info != nil && !s.NoPresence {
-				infos = append(infos, s.Info)
-			}
-		}
-	})
-	if planted.Bug(planted.DeadMembers) {
-		infos = append(infos, n.keptMembers(channel)...)
 	}
 	return infos
-}
-
-func membersAnswer(infos []*ClientInfo) []answerPart {
-	parts := []answerPart{}
-	for chunk := range slices.Chunk(infos, maxAnswerItems) {
-		var p answerPart
-		for _, info := range chunk {
-			p.Members = append(p.Members, Meta{Info: info}.Encode())
-		}
-		parts = append(parts, p)
-	}
-	if len(parts) == 0 {
-		parts = append(parts, answerPart{})
-	}
-	return parts
 }
 
 func statsAnswer(infos []*ClientInfo) []answerPart {

@@ -35,9 +35,10 @@ func (r *replies) receive(m *nats.Msg) {
 	}
 }
 
-// expect returns a reply subject and what comes there, until done is called.
-func (r *replies) expect(nodes int) (subject string, came <-chan *nats.Msg, done func()) {
-	ch := make(chan *nats.Msg, min(2*nodes+2, maxSmallReplies))
+// expect returns a reply subject and what comes there, until done is called. What is
+// above size and waits to be read is dropped.
+func (r *replies) expect(size int) (subject string, came <-chan *nats.Msg, done func()) {
+	ch := make(chan *nats.Msg, size)
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.next++
@@ -55,15 +56,22 @@ func (r *replies) expect(nodes int) (subject string, came <-chan *nats.Msg, done
 
 // askSmall is ask for questions that each node answers in one short part.
 func (n *Node) askSmall(ctx context.Context, q question, take func(answerPart)) error {
-	body, err := json.Marshal(q)
-	if err != nil {
-		return err
-	}
 	if err := n.members.settled(ctx); err != nil {
 		return Unavailable("the cluster", err)
 	}
 	waitFor := n.members.alive()
-	subject, came, done := n.replies.expect(len(waitFor))
+	return n.askIn(ctx, q, min(2*len(waitFor)+2, maxSmallReplies), waitFor, take)
+}
+
+// askIn is ask for questions to the nodes of waitFor whose answers have no more than
+// that many parts waiting to be read. Nodes that have answered, or are gone, are
+// removed from waitFor.
+func (n *Node) askIn(ctx context.Context, q question, parts int, waitFor map[string]bool, take func(answerPart)) error {
+	body, err := json.Marshal(q)
+	if err != nil {
+		return err
+	}
+	subject, came, done := n.replies.expect(parts)
 	defer done()
 	if err := n.cfg.Core.PublishRequest(n.cfg.Prefix+ctlAsk, subject, body); err != nil {
 		return Unavailable("the cluster", err)

@@ -33,7 +33,17 @@ type shard struct {
 	ringSize int64                                  // bytes of all rings
 	states   *stateCache                            // keys of maps
 	sweepAt  time.Time                              // next comparison of all channels
+	plainAt  time.Time                              // next look at channels with too many members
 	idleAt   time.Time                              // next look for channels nobody uses
+
+	// Of members, owned by run.
+	replicas     map[uint64]*replica              // by hash of the channel, chained; see followed
+	opening      []*replica                       // oldest first
+	memberChecks []memberCheck                    // oldest first
+	wanted       map[string]map[*replica]struct{} // to be asked for, by node
+	asking       map[string]int                   // questions on their way, by node
+	changed      map[uint64]uint64                // newest version of own members, by hash of the channel: for heartbeats
+	forgot       uint64                           // changed is not complete up to this version
 }
 
 const (
@@ -49,6 +59,9 @@ func newShard(n *Node) *shard {
 		wake:     make(chan struct{}, 1),
 		channels: make(map[string]*liveChannel),
 		bySub:    make(map[*nats.Subscription]*liveChannel),
+		replicas: make(map[uint64]*replica),
+		wanted:   make(map[string]map[*replica]struct{}),
+		asking:   make(map[string]int),
 	}
 	// The count is not what bounds it (bytes are, see growRing), so the limit is
 	// out of reach. NewLRU fails for a limit below 1 only.
@@ -124,8 +137,8 @@ func (sh *shard) receive(m *nats.Msg) {
 	if c == nil {
 		return // interest ended while the message was on its way
 	}
-	if m.Sub == c.joinLeaveSub {
-		c.receiveJoinLeave(m)
+	if m.Sub != c.liveSub {
+		c.receiveMembers(m)
 		return
 	}
 	c.receive(m)
@@ -142,6 +155,7 @@ func (sh *shard) flush() {
 
 func (sh *shard) tick(now time.Time) {
 	sh.runChecks(now)
+	sh.tickMembers(now)
 	if !now.Before(sh.idleAt) {
 		sh.idleAt = now.Add(time.Second)
 		sh.dropIdle(now)
@@ -149,6 +163,10 @@ func (sh *shard) tick(now time.Time) {
 	if !now.Before(sh.sweepAt) {
 		sh.sweepAt = now.Add(sh.n.cfg.SweepInterval)
 		sh.sweep()
+	}
+	if !now.Before(sh.plainAt) {
+		sh.plainAt = now.Add(plainInterval)
+		sh.sweepPlain()
 	}
 }
 
@@ -185,6 +203,9 @@ func (sh *shard) subscribe(ch Channel, ns *Namespace, j *joiner) {
 			j.done(SubscribeResult{}, Unavailable("channel", err))
 			return
 		}
+	}
+	if j.wantsMembers(ns) && !c.members.follow(j) {
+		return
 	}
 	c.admit(j)
 }

@@ -23,7 +23,8 @@ func mapNamespaces() []router.Namespace {
 	own.Name, own.Presence, own.JoinLeave = "mapown", true, true
 	own.Map = &router.MapOptions{Mode: router.MapEphemeral, KeyTTL: 5 * time.Second, ClientKey: router.ClientKeyClient, RemoveOnUnsubscribe: true}
 	who := router.Namespace{Name: "who", Payload: router.PayloadJSON, Members: router.MembersClients}
-	return []router.Namespace{persistent, ephemeral, own, who}
+	users := router.Namespace{Name: "users", Payload: router.PayloadJSON, Members: router.MembersUsers}
+	return []router.Namespace{persistent, ephemeral, own, who, users, {Name: "room", Payload: router.PayloadJSON, Presence: true, JoinLeave: true}}
 }
 
 // TestS2SnapshotAndLive: clients that walk the state in pages, each page perhaps on

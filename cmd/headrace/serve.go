@@ -141,6 +141,7 @@ func newNode(ctx context.Context, cfg config.Config, nodeID string, b *broker, l
 		Core: b.core, Store: n.store, Sessions: sessions, Metrics: router.NewMetrics(n.registry), Log: log.With("part", "router"),
 		RPC:    router.RPCRules{Allow: cfg.RPC.Allow, AllowAnonymous: cfg.RPC.AllowAnonymous},
 		Linger: cfg.Router.Linger, SweepInterval: cfg.Router.SweepInterval, HeartbeatInterval: cfg.Router.HeartbeatInterval,
+		PresenceMembers: cfg.Router.PresenceMembers, PresenceNodeMembers: cfg.Router.PresenceNodeMembers,
 		Inbox: routerInbox(cfg, n.store),
 	})
 	if err != nil {

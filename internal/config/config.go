@@ -128,8 +128,11 @@ type RPC struct {
 type Router struct {
 	Linger            time.Duration `yaml:"linger" doc:"how long interest in a channel outlives its last subscriber"`
 	SweepInterval     time.Duration `yaml:"sweep_interval" doc:"bound within which a lost last message is found"`
-	HeartbeatInterval time.Duration `yaml:"heartbeat_interval" doc:"how often nodes tell of themselves; three missed and a node is gone"`
+	HeartbeatInterval time.Duration `yaml:"heartbeat_interval" doc:"how often nodes tell of themselves; three missed and a node is gone (six, when half of the nodes fall silent at once)"`
 	PublishTimeout    time.Duration `yaml:"publish_timeout" doc:"how long a publication with history waits for its acknowledgement"`
+
+	PresenceMembers     int `yaml:"presence_members" doc:"members of a channel, at other nodes, that a node follows for joins and leaves; with more they are told at most once"`
+	PresenceNodeMembers int `yaml:"presence_node_members" doc:"the same for all channels of a node together; each takes some 220 bytes, and its info"`
 }
 
 // Log is how the process logs.
@@ -150,7 +153,7 @@ type Namespace struct {
 	MemoryStorage bool          `yaml:"memory_storage" doc:"streams in memory: faster, gone when NATS restarts"`
 	Payload       string        `yaml:"payload" doc:"json; binary: any bytes, Protobuf clients only; any: any bytes, JSON clients get base64 of what is not JSON"`
 
-	Members    string `yaml:"members" doc:"clients: subscriptions of type 2 to <name>:<channel> show who is in that channel, which needs presence and join_leave and that the client may ask for its presence; such a namespace has no publications"`
+	Members    string `yaml:"members" doc:"clients: subscriptions of type 2 to <name>:<channel> show who is in that channel, which needs presence and join_leave and that the client may ask for its presence; users: of type 3, an entry per user; such a namespace has no publications"`
 	TagsFilter bool   `yaml:"allow_tags_filter" doc:"subscribers may say by tags which publications they want"`
 
 	DeltaTypes []string `yaml:"allowed_delta_types" doc:"fossil: subscribers that ask for it get what changed since the last publication, instead of all of it, where that is shorter"`
@@ -219,6 +222,8 @@ func Default() Config {
 			SweepInterval:     30 * time.Second,
 			HeartbeatInterval: time.Second,
 			PublishTimeout:    15 * time.Second,
+
+			PresenceMembers: 10_000, PresenceNodeMembers: 500_000,
 		},
 		Inbox: defaultInbox(),
 		Log:   Log{Level: "info", Format: "text"},

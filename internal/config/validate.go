@@ -41,6 +41,8 @@ func (d *decoder) validate(cfg *Config) {
 	check(cfg.Router.Linger >= 0, "router.linger", "%v is negative", cfg.Router.Linger)
 	check(cfg.Router.SweepInterval >= time.Second, "router.sweep_interval", "%v is below 1s", cfg.Router.SweepInterval)
 	check(within(cfg.Router.HeartbeatInterval, 100*time.Millisecond, time.Minute), "router.heartbeat_interval", "%v is not within 100ms to 1m", cfg.Router.HeartbeatInterval)
+	check(cfg.Router.PresenceMembers > 0, "router.presence_members", "%d is not positive", cfg.Router.PresenceMembers)
+	check(cfg.Router.PresenceNodeMembers > 0, "router.presence_node_members", "%d is not positive", cfg.Router.PresenceNodeMembers)
 	check(within(cfg.Router.PublishTimeout, time.Second, 90*time.Second), "router.publish_timeout", "%v is not within 1s to 90s (the log remembers a publication's id for 2m)", cfg.Router.PublishTimeout)
 	check(slices.Contains([]string{"debug", "info", "warn", "error"}, cfg.Log.Level), "log.level", "%q is not one of debug, info, warn, error", cfg.Log.Level)
 	check(cfg.Log.Format == "text" || cfg.Log.Format == "json", "log.format", "%q is neither text nor json", cfg.Log.Format)

@@ -23,6 +23,8 @@ const (
 	StaleRing          Name = "stale-ring"           // L2: a ring outlives the interest that fed it
 	PartialPresence    Name = "partial-presence"     // presence is answered without the nodes that are slow
 	DeadMembers        Name = "dead-members"         // presence keeps the members of sessions that ended
+	NoCrashLeaves      Name = "no-crash-leaves"      // R4: the members at a node that is gone stay
+	SkipMemberNews     Name = "skip-member-news"     // R4: versions of joins and leaves are not compared
 	LeakConnections    Name = "leak-connections"     // a goroutine stays behind for each connection
 
 	PushBeforeStore   Name = "push-before-store"   // Q1: a job is acknowledged before the store has answered
@@ -52,7 +54,7 @@ const (
 // All lists the bugs.
 var All = []Name{
 	SkipTailChecks, TrustReplica, SkipGaps, NoFloor, StaleBase, GuessBase, RecoverAnyEpoch, RecoverTooOld, DoubleAfterTimeout,
-	ClientsOwnID, RestartNumbers, AckBeforeStore, StaleRing, PartialPresence, DeadMembers, LeakConnections,
+	ClientsOwnID, RestartNumbers, AckBeforeStore, StaleRing, PartialPresence, DeadMembers, NoCrashLeaves, SkipMemberNews, LeakConnections,
 	PushBeforeStore, RetryAfterAck, EarlySchedule, AttemptFromHeader, TwoDeadLetters, DeadAfterTerm,
 	LowStarves, TooManyCredits, ForeignTokens, AckWithoutAnswer, ForgetsOnDelivery, HeadersLost,
 	SkipForeignHead, SkipOwnHead, ExpectAnyLife, CachedBelowSeen, RestartVersions, OldImageWins, PositionLate,

@@ -23,6 +23,7 @@ namespaces:
   - {name: small, history_size: 20, allowed_delta_types: [fossil], partitions: 2, force_recovery: true, retention: 1h}
   - {name: evict, history_size: 50, allowed_delta_types: [fossil], force_recovery: true, retention: 1h}
   - {name: eph, presence: true, allowed_delta_types: [fossil]}
+  - {name: room, presence: true, join_leave: true}
 ` + stateConfig
 
 func (r *run) edgeConfig() string { return fmt.Sprintf(edgeConfigFormat, r.replicas) }
@@ -105,4 +106,7 @@ const (
 	clearedChannel  = "small:cleared"
 	evictedChannel  = "evict:a" // busy enough to push the others out of their stream
 	presenceChannel = "eph:room"
+	// Nothing is published in these: they are about who is there.
+	roomChannel    = "room:hall"
+	watchedChannel = "room:gallery"
 )

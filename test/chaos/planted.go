@@ -35,6 +35,8 @@ var breaks = map[planted.Name][]string{
 	planted.StaleRing:          {check.RuleSilent},
 	planted.PartialPresence:    {check.RulePresence},
 	planted.DeadMembers:        {check.RulePresence},
+	planted.NoCrashLeaves:      {check.RuleMembers},
+	planted.SkipMemberNews:     {check.RuleMembers},
 	planted.LeakConnections:    {check.RuleLeak},
 	planted.PushBeforeStore:    {check.RuleJobLost},
 	planted.RetryAfterAck:      {check.RuleJobLost},
@@ -65,6 +67,9 @@ var needs = map[planted.Name]string{
 	planted.RecoverAnyEpoch: "squeeze",
 	planted.RestartNumbers:  "clear,kill edge",
 	planted.AckBeforeStore:  "kill edge,kill NATS,cut edge from NATS",
+
+	planted.NoCrashLeaves:  "kill edge,calm",
+	planted.SkipMemberNews: "cut edge from NATS,calm",
 
 	planted.PushBeforeStore:   "kill edge,kill NATS,cut edge from NATS",
 	planted.RetryAfterAck:     "kill edge,cut edge from NATS",

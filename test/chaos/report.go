@@ -83,8 +83,8 @@ func (r *run) tried() string {
 }
 
 func summary(r check.Report) string {
-	text := fmt.Sprintf("acknowledged %d of %d, delivered %d (slowest %v), recovered %d, told %d, undecided %d, repeated %d, ephemeral %d, presence answers %d and unknown %d, violations %d",
-		r.Acked, r.Sent, r.Delivered, r.Slowest.Round(time.Millisecond), r.Recovered, r.Told, r.Undecided, r.Repeated, r.Ephemeral, r.Presence, r.Unknown, len(r.Violations))
+	text := fmt.Sprintf("acknowledged %d of %d, delivered %d (slowest %v), recovered %d, told %d, undecided %d, repeated %d, ephemeral %d, presence answers %d and unknown %d, joins %d and leaves %d, violations %d",
+		r.Acked, r.Sent, r.Delivered, r.Slowest.Round(time.Millisecond), r.Recovered, r.Told, r.Undecided, r.Repeated, r.Ephemeral, r.Presence, r.Unknown, r.Joined, r.Left, len(r.Violations))
 	if j := r.Jobs; j.Pushed > 0 {
 		text += fmt.Sprintf("; jobs: acknowledged %d of %d, delivered %d, done %d, retried %d, dead %d, redriven %d, stale deliveries %d, of messages stored twice %d, pushed again %d, "+
 			"floods %d (least share of low %.0f %%), latest while nothing was broken %v, longest wait %v",

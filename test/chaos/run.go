@@ -152,7 +152,7 @@ func (r *run) live(ctx context.Context) error {
 	work := r.beginJobs(ctx, stop)
 	r.beginState(&publishers, &others, stop, settled, finished)
 	if r.log {
-		for _, f := range r.followers(settled) {
+		for _, f := range append(r.followers(settled), r.visitors(settled)...) {
 			others.Go(func() { f.Run(finished) })
 		}
 		others.Go(func() { r.probe(finished) })

@@ -35,6 +35,11 @@ const (
 	Final  Kind = "final"  // in the end, the store has payload at offset of channel
 	Target Kind = "target" // in the end, channel stands at offset, says its leader
 
+	AskMembers   Kind = "ask-members"   // who, subscribed to channel with joins and leaves, asks who is there
+	Members      Kind = "members"       // who was told who is there: client ids, in payload
+	MemberJoined Kind = "member-joined" // who was told that the client in payload came to channel
+	MemberLeft   Kind = "member-left"   // who was told that it left
+
 	Present  Kind = "present"  // a prober that asked at began was told: client ids in channel, in payload
 	Unknown  Kind = "unknown"  // a prober was told that presence is not known
 	Fault    Kind = "fault"    // something is about to be broken: payload says what

@@ -19,15 +19,7 @@ type span struct{ from, to time.Duration }
 // impaired within the bound are left out, and so are clients that did not read: they
 // may be cut for it.
 func (v *verifier) presence(events []Event) {
-	stays := v.stays(events)
-	ill := func(who string, from, to time.Duration) bool {
-		for _, s := range v.ill[who] {
-			if s.from <= to && s.to+v.rules.Gone >= from {
-				return true
-			}
-		}
-		return false
-	}
+	stays, ill := v.stays(events), v.illWithin
 	for i := range events {
 		e := &events[i]
 		switch e.Kind {
@@ -55,6 +47,16 @@ func (v *verifier) presence(events []Event) {
 			}
 		}
 	}
+}
+
+// illWithin reports whether who was impaired between from and to, or shortly before.
+func (v *verifier) illWithin(who string, from, to time.Duration) bool {
+	for _, s := range v.ill[who] {
+		if s.from <= to && s.to+v.rules.Gone >= from {
+			return true
+		}
+	}
+	return false
 }
 
 // stays returns who was where and when, by client id and channel.

@@ -48,6 +48,7 @@ const (
 	RuleLate      = "a lost copy is healed, or told, within the bound"
 	RuleEphemeral = "without history: at most once, in order per publisher"
 	RulePresence  = "presence is right within the bound, or unknown"
+	RuleMembers   = "joins and leaves tell who is there, each once"
 	RuleLeak      = "nothing is leaked"
 )
 
@@ -60,6 +61,7 @@ type Report struct {
 	Recovered            int // subscriptions that got all they had missed
 	Ephemeral            int // deliveries without history
 	Presence, Unknown    int // answers checked, and answers "unknown"
+	Joined, Left         int // joins and leaves checked
 	// Undecided counts acknowledged publications that nobody saw because everyone
 	// was told of a gap where they may lie.
 	Undecided int
@@ -118,6 +120,7 @@ func Verify(events []Event, rules Rules) Report {
 		v.books[name].finish(v)
 	}
 	v.presence(events)
+	v.members(events)
 	v.queues(events)
 	v.states(events)
 	sort.SliceStable(v.report.Violations, func(i, j int) bool { return v.report.Violations[i].T < v.report.Violations[j].T })

@@ -40,6 +40,8 @@ type Follower struct {
 	Reply func(r *rawclient.Reply)
 	// Delta asks for deltas, where there are any.
 	Delta bool
+	// Members makes it ask for joins and leaves, and for presence once it is subscribed.
+	Members bool
 	// Retry is the pause before it comes back, 20 ms by default.
 	Retry time.Duration
 
@@ -95,7 +97,7 @@ func (f *Follower) attend(finished <-chan struct{}) (wanted bool) {
 		return false
 	}
 	a.mu.Lock()
-	a.id = c.ID()
+	a.id, a.c = c.ID(), c
 	a.mu.Unlock()
 	why := "lost"
 	defer func() {
@@ -152,7 +154,9 @@ type attendance struct {
 
 	mu      sync.Mutex // guards the fields below
 	id      string
+	c       *rawclient.Client
 	asked   map[uint32]string // command id → channel
+	whose   map[uint32]string // likewise, of presence commands
 	recover map[string]bool   // channels that asked for what they had missed
 }
 
@@ -161,6 +165,9 @@ func (a *attendance) subscribe(c *rawclient.Client, channel string) error {
 	at := a.f.position[channel]
 	a.f.mu.Unlock()
 	body := map[string]any{"channel": channel}
+	if a.f.Members {
+		body["join_leave"] = true
+	}
 	if at.known {
 		body["recover"], body["offset"], body["epoch"] = true, at.offset, at.epoch
 	}
@@ -187,6 +194,7 @@ func (a *attendance) leave(why string) {
 func (a *attendance) event(e rawclient.Event) {
 	h, name := a.f.History, a.f.Name
 	switch {
+	case a.f.Members && a.memberEvent(e):
 	case e.Reply != nil:
 		a.mu.Lock()
 		channel, id := a.asked[e.Reply.ID], a.id
@@ -211,6 +219,9 @@ func (a *attendance) event(e rawclient.Event) {
 			d := new(rawclient.Deltas)
 			d.Reset()
 			a.deltas[channel] = d
+		}
+		if a.f.Members {
+			a.askMembers(channel)
 		}
 		for i := range r.Publications {
 			a.publication(channel, &r.Publications[i])

@@ -176,6 +176,26 @@ for (const [kind, { make, encode, decode }] of Object.entries(kinds)) {
     assert.equal((await left).key, client);
   }));
 
+  test(`${kind}: the users in a channel are a map`, withClients(1, async (b) => {
+    const channel = fresh('room');
+    const twice = [1, 2].map(() => make({ token: process.env.HEADRACE_TOKEN }));
+    const users = b.newMapUsersSubscription(`users:${channel}`);
+    const updates = [];
+    users.on('update', (u) => updates.push([u.key, !u.removed]));
+    users.subscribe();
+    await users.ready(10000);
+    for (const c of twice) {
+      c.connect();
+      const sub = c.newSubscription(channel, { joinLeave: true });
+      sub.subscribe();
+      await sub.ready(10000);
+    }
+    const left = waitFor(users, 'update', (u) => u.removed);
+    twice.forEach((c) => c.disconnect());
+    await left;
+    assert.deepEqual(updates, [['js', true], ['js', false]]);
+  }));
+
   test(`${kind}: a publication reaches a client of another edge`, withClients(2, async (a, b) => {
     for (const namespace of ['h', 'eph']) {
       const channel = fresh(namespace);

@@ -36,6 +36,7 @@ type Reply struct {
 	Connect   *ConnectReply   `json:"connect"`
 	Subscribe *SubscribeReply `json:"subscribe"`
 	RPC       *Publication    `json:"rpc"`
+	Presence  *PresenceReply  `json:"presence"`
 	Push      *Push           `json:"push"`
 
 	Raw string `json:"-"` // for those who keep what Event.Raw says
@@ -72,6 +73,22 @@ type SubscribeReply struct {
 	State  []Publication `json:"state"`
 }
 
+// PresenceReply is the reply to presence.
+type PresenceReply struct {
+	Presence map[string]ClientInfo `json:"presence"`
+}
+
+// ClientInfo is what a client is to others.
+type ClientInfo struct {
+	User   string `json:"user"`
+	Client string `json:"client"`
+}
+
+// Member is the body of a join or leave.
+type Member struct {
+	Info ClientInfo `json:"info"`
+}
+
 // Publication is a publication as on the wire.
 type Publication struct {
 	Data   json.RawMessage `json:"data"`
@@ -89,6 +106,8 @@ type Publication struct {
 type Push struct {
 	Channel     string       `json:"channel"`
 	Pub         *Publication `json:"pub"`
+	Join        *Member      `json:"join"`
+	Leave       *Member      `json:"leave"`
 	Unsubscribe *struct {
 		Code   uint32 `json:"code"`
 		Reason string `json:"reason"`
