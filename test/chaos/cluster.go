@@ -185,6 +185,7 @@ func (c *cluster) edge(i int, binary string, env []string, died func(string)) *p
 		// What is in our environment for Headrace is not meant for these edges.
 		inherited := slices.DeleteFunc(os.Environ(), func(v string) bool { return strings.HasPrefix(v, "HEADRACE_") })
 		cmd.Env = append(inherited, "HEADRACE_NATS_URL="+strings.Join(urls, ","), "HEADRACE_ADDRESS="+c.edgeAddr[i], "HEADRACE_NODE_NAME="+name)
+		cmd.Env = append(cmd.Env, "GORACE=halt_on_error=1") // with -race: an edge that dies is noticed, a log is not
 		cmd.Env = append(cmd.Env, env...)
 		return cmd
 	}}
