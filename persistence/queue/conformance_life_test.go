@@ -123,8 +123,8 @@ func delayed(t *testing.T, env *environment) {
 	due["delay"] = begin.Add(200 * time.Millisecond)
 	for range 5 {
 		j := h.next()
-		late := time.Since(due[string(j.Payload)]) // 1 s is promised; tests share few cores
-		if late < 0 || late > 5*time.Second || j.Attempt != 1 || j.Headers["a"] != "b" {
+		late := time.Since(due[string(j.Payload)])
+		if late < 0 || late > natstest.Patience(time.Second) || j.Attempt != 1 || j.Headers["a"] != "b" {
 			t.Errorf("job %q is %v late: %+v", j.Payload, late, j)
 		}
 		h.ack(j)
@@ -221,8 +221,8 @@ func draining(t *testing.T, env *environment) {
 		}
 		other.ack(j)
 	}
-	if d := time.Since(begin); d > 4*time.Second {
-		t.Errorf("the jobs came back after %v", d)
+	if d := time.Since(begin); d > 15*time.Second {
+		t.Errorf("the jobs came back after %v, as if nobody had given them back before their ack wait", d)
 	}
 	eventuallyEmpty(t, stores[1])
 }

@@ -86,6 +86,8 @@ func chaos(ctx context.Context, o options) error {
 		return err
 	}
 	switch {
+	case o.patience < 1:
+		return fmt.Errorf("-patience %d: it must be 1 or more", o.patience)
 	case o.verify != "":
 		return judgeFile(o)
 	case o.plan:
